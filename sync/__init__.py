@@ -1,0 +1,1 @@
+"""Replication between regions and bundles, by digest (docs/architecture.md)."""
