@@ -1,0 +1,1 @@
+"""What several tests share: fake servers, contents, and nothing that asserts."""
