@@ -1,0 +1,1 @@
+"""What the mirror tells about itself: events, metrics, logs. A leaf: core code imports only `metrics.events`."""

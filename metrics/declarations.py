@@ -1,0 +1,176 @@
+"""Every metric, declared once, as data: name, type, help, labels, buckets.
+
+`metrics.prometheus` counts into these and exposes them, `metrics.document` writes docs/metrics.md from
+them. Units are seconds and bytes. No label ever holds a repository, a reference, a digest or a client:
+those belong in the log, a label's values stay few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Type = Literal["counter", "gauge", "histogram"]
+
+REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+UPSTREAM_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+FILL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0, 3600.0)
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric as it is exposed: a counter's name ends in `_total`, `buckets` are a histogram's upper bounds."""
+
+    name: str
+    type: Type
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+BUILD_INFO = Metric("entrepot_build_info", "gauge", "Always 1; the labels tell what is running.", ("version", "python"))
+
+REQUESTS = Metric("entrepot_requests_total", "counter", "Answered client requests.", ("kind", "method", "status"))
+LOOKUPS = Metric(
+    "entrepot_lookups_total",
+    "counter",
+    "Client requests that looked for content, by what came of it: hit, joined, miss, stale, relayed or error.",
+    ("kind", "upstream", "outcome"),
+)
+SENT_BYTES = Metric("entrepot_sent_bytes_total", "counter", "Bytes of bodies sent to clients.", ("kind", "upstream"))
+FIRST_BYTE_SECONDS = Metric(
+    "entrepot_time_to_first_byte_seconds",
+    "histogram",
+    "From a client's request to the first byte of its answer.",
+    ("kind", "outcome"),
+    REQUEST_SECONDS,
+)
+REQUEST_DURATION_SECONDS = Metric(
+    "entrepot_request_duration_seconds",
+    "histogram",
+    "From a client's request to the last byte of its answer.",
+    ("kind",),
+    REQUEST_SECONDS,
+)
+
+UPSTREAM_REQUESTS = Metric(
+    "entrepot_upstream_requests_total",
+    "counter",
+    "Requests to upstream hosts; status is the number, timeout or network.",
+    ("upstream", "kind", "method", "status"),
+)
+UPSTREAM_DURATION_SECONDS = Metric(
+    "entrepot_upstream_request_duration_seconds",
+    "histogram",
+    "From a request to an upstream host to the headers of its answer.",
+    ("upstream", "kind", "status"),
+    UPSTREAM_SECONDS,
+)
+UPSTREAM_RETRIES = Metric(
+    "entrepot_upstream_retries_total", "counter", "Requests asked again of an upstream, by why.", ("upstream", "reason")
+)
+UPSTREAM_QUOTA_LIMIT = Metric(
+    "entrepot_upstream_quota_limit", "gauge", "Requests that the upstream allows in its window.", ("upstream",)
+)
+UPSTREAM_QUOTA_REMAINING = Metric(
+    "entrepot_upstream_quota_remaining",
+    "gauge",
+    "Requests that the upstream said are left in its window.",
+    ("upstream",),
+)
+UPSTREAM_QUOTA_WINDOW_SECONDS = Metric(
+    "entrepot_upstream_quota_window_seconds", "gauge", "Length of the upstream's quota window.", ("upstream",)
+)
+
+FILLS_RUNNING = Metric("entrepot_fills_running", "gauge", "Downloads into the store that run now.", ("upstream",))
+FILLS_STARTED = Metric("entrepot_fills_started_total", "counter", "Downloads begun.", ("upstream",))
+FILLS_JOINED = Metric(
+    "entrepot_fills_joined_total", "counter", "Requests served by a download that already ran.", ("upstream",)
+)
+FILLS_RESUMED = Metric(
+    "entrepot_fills_resumed_total",
+    "counter",
+    "Downloads that went on after a break, by the source that continued them.",
+    ("upstream", "source"),
+)
+FILLS_FINISHED = Metric(
+    "entrepot_fills_finished_total",
+    "counter",
+    "Downloads ended: committed, corrupt, failed or abandoned.",
+    ("upstream", "outcome"),
+)
+FILL_DURATION_SECONDS = Metric(
+    "entrepot_fill_duration_seconds", "histogram", "How long a download took.", ("outcome",), FILL_SECONDS
+)
+RECEIVED_BYTES = Metric(
+    "entrepot_received_bytes_total",
+    "counter",
+    "Bytes of blobs received from sources, counted when a download ends.",
+    ("upstream",),
+)
+RECOVERED_BYTES = Metric(
+    "entrepot_recovered_bytes_total",
+    "counter",
+    "Bytes of interrupted downloads found good on disk and not fetched again.",
+    ("upstream",),
+)
+VERIFICATION_FAILURES = Metric(
+    "entrepot_verification_failures_total",
+    "counter",
+    "Downloads whose bytes did not match their digest; source is empty where nobody can be blamed.",
+    ("upstream", "source"),
+)
+TAG_REVALIDATIONS = Metric(
+    "entrepot_tag_revalidations_total",
+    "counter",
+    "Tags checked upstream: unchanged, moved, new, gone, or stale when the upstream failed.",
+    ("upstream", "outcome"),
+)
+
+STORE_BYTES = Metric("entrepot_store_bytes", "gauge", "Bytes of the stored blobs, manifests included.")
+STORE_BLOBS = Metric("entrepot_store_blobs", "gauge", "Stored blobs, manifests included.")
+STORE_MANIFESTS = Metric("entrepot_store_manifests", "gauge", "Stored manifests.")
+STORE_REPOSITORIES = Metric("entrepot_store_repositories", "gauge", "Repositories that the catalog knows.")
+STORE_TAGS = Metric("entrepot_store_tags", "gauge", "Tags that the catalog knows.")
+STORE_SPOOLS = Metric("entrepot_store_spools", "gauge", "Unfinished downloads on disk, running ones included.")
+
+LOOP_LAG_SECONDS = Metric(
+    "entrepot_event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper.", (), LAG_SECONDS
+)
+LOG_LINES_DROPPED = Metric(
+    "entrepot_log_lines_dropped_total", "counter", "Log lines dropped because whoever reads them was too slow."
+)
+
+METRICS: tuple[Metric, ...] = (
+    BUILD_INFO,
+    REQUESTS,
+    LOOKUPS,
+    SENT_BYTES,
+    FIRST_BYTE_SECONDS,
+    REQUEST_DURATION_SECONDS,
+    UPSTREAM_REQUESTS,
+    UPSTREAM_DURATION_SECONDS,
+    UPSTREAM_RETRIES,
+    UPSTREAM_QUOTA_LIMIT,
+    UPSTREAM_QUOTA_REMAINING,
+    UPSTREAM_QUOTA_WINDOW_SECONDS,
+    FILLS_RUNNING,
+    FILLS_STARTED,
+    FILLS_JOINED,
+    FILLS_RESUMED,
+    FILLS_FINISHED,
+    FILL_DURATION_SECONDS,
+    RECEIVED_BYTES,
+    RECOVERED_BYTES,
+    VERIFICATION_FAILURES,
+    TAG_REVALIDATIONS,
+    STORE_BYTES,
+    STORE_BLOBS,
+    STORE_MANIFESTS,
+    STORE_REPOSITORIES,
+    STORE_TAGS,
+    STORE_SPOOLS,
+    LOOP_LAG_SECONDS,
+    LOG_LINES_DROPPED,
+)

@@ -1,0 +1,141 @@
+"""What core code tells about itself: frozen events, given to whoever was wired in. No prometheus here.
+
+Objects that have something to tell take an `Emit`. Seconds are floats, sizes bytes. No event carries
+a credential, a query string, or an address beyond the client's own in `RequestFinished`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFinished:
+    """One answered client request.
+
+    kind: ping | manifest | blob | tags | referrers | other.
+    outcome: hit | joined | miss | stale | relayed | error | none (nothing was looked up).
+    """
+
+    kind: str
+    method: str
+    status: int
+    outcome: str
+    upstream: str
+    repository: str
+    reference: str
+    sent: int
+    first_byte: float
+    duration: float
+    client: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request to an upstream host.
+
+    kind: manifest | blob | token | ping | tags | referrers.
+    status: the number, or timeout | network, as text. seconds: until the headers of the answer.
+    """
+
+    upstream: str
+    kind: str
+    method: str
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRetry:
+    """A request is asked again. reason: a status, timeout, network or another word of a small fixed set."""
+
+    upstream: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamQuota:
+    """What `ratelimit-limit` and `ratelimit-remaining` said (P35); window in seconds."""
+
+    upstream: str
+    limit: int
+    remaining: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillStarted:
+    """A download into the store began. Exactly one FillFinished follows, whatever happens.
+
+    recovered: bytes of an earlier attempt that were found good on disk.
+    """
+
+    upstream: str
+    recovered: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillJoined:
+    """A request found the download it needs already running."""
+
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class FillResumed:
+    """A fill went on after a break, from the same or another source, or after a restart."""
+
+    upstream: str
+    source: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class FillFinished:
+    """outcome: committed | corrupt | failed | abandoned.
+
+    received: bytes that came from sources in this attempt, recovered ones not counted.
+    """
+
+    upstream: str
+    outcome: str
+    received: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationFailed:
+    """Bytes that do not match their digest. `source` is empty where nobody can be blamed."""
+
+    upstream: str
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagRevalidated:
+    """outcome: unchanged | moved | new | gone | stale (the upstream failed, the old answer stands)."""
+
+    upstream: str
+    outcome: str
+
+
+Event = (
+    RequestFinished
+    | UpstreamRequest
+    | UpstreamRetry
+    | UpstreamQuota
+    | FillStarted
+    | FillJoined
+    | FillResumed
+    | FillFinished
+    | VerificationFailed
+    | TagRevalidated
+)
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """An Emit for those who listen to nothing."""

@@ -1,0 +1,202 @@
+"""`Metrics`: events in, exposition out, with a registry of its own.
+
+`observe` is the Emit that core code is given. It runs on the event loop for every request, so the cells
+that an event writes are kept under the event's own labels: an event is a look-up and a few additions.
+What is declared lives in `metrics.declarations`, the cells in `metrics.families`.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from metrics import declarations as declared
+from metrics.declarations import METRICS, Metric
+from metrics.events import (
+    Event,
+    FillFinished,
+    FillJoined,
+    FillResumed,
+    FillStarted,
+    RequestFinished,
+    TagRevalidated,
+    UpstreamQuota,
+    UpstreamRequest,
+    UpstreamRetry,
+    VerificationFailed,
+)
+from metrics.families import OTHER, Distribution, Families, Value
+
+_METHODS = frozenset({"GET", "HEAD"})
+_MAX_KEPT = 4096
+_OUTCOMES = ("hit", "joined", "miss", "stale", "relayed", "error")
+_NO_LOOKUP = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an upstream last said of its quota (P35): requests allowed and left, the window in seconds."""
+
+    limit: int
+    remaining: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class _RequestCells:
+    requests: Value
+    lookups: Value | None
+    sent: Value
+    first_byte: Distribution
+    duration: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class _UpstreamCells:
+    requests: Value
+    duration: Distribution
+
+
+class Metrics:
+    """The mirror's numbers. One event loop writes them; `expose` may run in any thread."""
+
+    def __init__(self, *, version: str) -> None:
+        self._families = Families(METRICS)
+        self._requests: dict[tuple[str, str, int, str, str], _RequestCells] = {}
+        self._upstream_requests: dict[tuple[str, str, str, str], _UpstreamCells] = {}
+        self._quotas: dict[str, Quota] = {}
+        self._readers: list[tuple[Value, Callable[[], float]]] = []
+        self._lag = self._families.distribution(declared.LOOP_LAG_SECONDS)
+        self._observers = cast(
+            "dict[type[Event], Callable[[Event], None]]",
+            {
+                RequestFinished: self._request_finished,
+                UpstreamRequest: self._upstream_request,
+                UpstreamRetry: self._upstream_retry,
+                UpstreamQuota: self._upstream_quota,
+                FillStarted: self._fill_started,
+                FillJoined: self._fill_joined,
+                FillResumed: self._fill_resumed,
+                FillFinished: self._fill_finished,
+                VerificationFailed: self._verification_failed,
+                TagRevalidated: self._tag_revalidated,
+            },
+        )
+        self._families.value(declared.BUILD_INFO, version, platform.python_version()).number = 1
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(cast(Collector, self._families))
+        ProcessCollector(registry=self._registry)
+
+    def observe(self, event: Event) -> None:
+        """Count `event`: the Emit given to core code."""
+        self._observers[type(event)](event)
+
+    def observe_lag(self, seconds: float) -> None:
+        """Count one measurement of the event loop's lag."""
+        self._lag.observe(seconds)
+
+    def set(self, metric: Metric, number: float) -> None:
+        """Set an unlabelled gauge."""
+        self._families.value(metric).number = number
+
+    def read_from(self, metric: Metric, reader: Callable[[], float]) -> None:
+        """Ask `reader` for an unlabelled metric's number whenever it is exposed; it must neither block nor raise."""
+        self._readers.append((self._families.value(metric), reader))
+
+    def expose(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type: OpenMetrics where `accept` asks for it, else Prometheus text."""
+        for value, reader in self._readers:
+            value.number = reader()
+        encode, content_type = choose_encoder(accept)
+        return encode(cast(Collector, self._registry)), content_type
+
+    def totals(self) -> dict[str, int]:
+        """Return how often each outcome of a look-up came up since the start (see RequestFinished)."""
+        totals = Counter(dict.fromkeys(_OUTCOMES, 0))
+        for (_, _, outcome), number in self._families.items(declared.LOOKUPS):
+            totals[outcome] += int(number)
+        return dict(totals)
+
+    def quota(self, upstream: str) -> Quota | None:
+        """Return what `upstream` last said of its quota, None when it never did."""
+        return self._quotas.get(upstream)
+
+    def _request_finished(self, event: RequestFinished) -> None:
+        key = (event.kind, event.method, event.status, event.outcome, event.upstream)
+        cells = self._requests.get(key) or self._request_cells(event, key)
+        cells.requests.number += 1
+        if cells.lookups is not None:
+            cells.lookups.number += 1
+        cells.sent.number += event.sent
+        cells.first_byte.observe(event.first_byte)
+        cells.duration.observe(event.duration)
+
+    def _request_cells(self, event: RequestFinished, key: tuple[str, str, int, str, str]) -> _RequestCells:
+        families, kind = self._families, event.kind
+        method = event.method if event.method in _METHODS else OTHER
+        looked_up = event.outcome != _NO_LOOKUP
+        cells = _RequestCells(
+            requests=families.value(declared.REQUESTS, kind, method, str(event.status)),
+            lookups=families.value(declared.LOOKUPS, kind, event.upstream, event.outcome) if looked_up else None,
+            sent=families.value(declared.SENT_BYTES, kind, event.upstream),
+            first_byte=families.distribution(declared.FIRST_BYTE_SECONDS, kind, event.outcome),
+            duration=families.distribution(declared.REQUEST_DURATION_SECONDS, kind),
+        )
+        if len(self._requests) >= _MAX_KEPT:
+            self._requests.clear()
+        self._requests[key] = cells
+        return cells
+
+    def _upstream_request(self, event: UpstreamRequest) -> None:
+        key = (event.upstream, event.kind, event.method, event.status)
+        cells = self._upstream_requests.get(key)
+        if cells is None:
+            if len(self._upstream_requests) >= _MAX_KEPT:
+                self._upstream_requests.clear()
+            cells = self._upstream_requests[key] = _UpstreamCells(
+                requests=self._families.value(declared.UPSTREAM_REQUESTS, *key),
+                duration=self._families.distribution(
+                    declared.UPSTREAM_DURATION_SECONDS, event.upstream, event.kind, event.status
+                ),
+            )
+        cells.requests.number += 1
+        cells.duration.observe(event.seconds)
+
+    def _upstream_retry(self, event: UpstreamRetry) -> None:
+        self._families.value(declared.UPSTREAM_RETRIES, event.upstream, event.reason).number += 1
+
+    def _upstream_quota(self, event: UpstreamQuota) -> None:
+        self._quotas[event.upstream] = Quota(event.limit, event.remaining, event.window)
+        self._families.value(declared.UPSTREAM_QUOTA_LIMIT, event.upstream).number = event.limit
+        self._families.value(declared.UPSTREAM_QUOTA_REMAINING, event.upstream).number = event.remaining
+        self._families.value(declared.UPSTREAM_QUOTA_WINDOW_SECONDS, event.upstream).number = event.window
+
+    def _fill_started(self, event: FillStarted) -> None:
+        self._families.value(declared.FILLS_STARTED, event.upstream).number += 1
+        self._families.value(declared.FILLS_RUNNING, event.upstream).number += 1
+        self._families.value(declared.RECOVERED_BYTES, event.upstream).number += event.recovered
+
+    def _fill_joined(self, event: FillJoined) -> None:
+        self._families.value(declared.FILLS_JOINED, event.upstream).number += 1
+
+    def _fill_resumed(self, event: FillResumed) -> None:
+        self._families.value(declared.FILLS_RESUMED, event.upstream, event.source).number += 1
+
+    def _fill_finished(self, event: FillFinished) -> None:
+        self._families.value(declared.FILLS_RUNNING, event.upstream).number -= 1
+        self._families.value(declared.FILLS_FINISHED, event.upstream, event.outcome).number += 1
+        self._families.value(declared.RECEIVED_BYTES, event.upstream).number += event.received
+        self._families.distribution(declared.FILL_DURATION_SECONDS, event.outcome).observe(event.seconds)
+
+    def _verification_failed(self, event: VerificationFailed) -> None:
+        self._families.value(declared.VERIFICATION_FAILURES, event.upstream, event.source).number += 1
+
+    def _tag_revalidated(self, event: TagRevalidated) -> None:
+        self._families.value(declared.TAG_REVALIDATIONS, event.upstream, event.outcome).number += 1
