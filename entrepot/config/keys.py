@@ -1,0 +1,110 @@
+"""The keys of the configuration: how each value is read, and the form that an error offers.
+
+One table per section. `LATER_*` are keys of the contract that this version does not do: they are refused rather
+than ignored, since whoever writes `quota` or `access` counts on it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from entrepot.config import values
+from entrepot.config.problems import Problem
+
+
+class Setting(NamedTuple):
+    """A value as somebody wrote it, where it was written, and the folder at which its relative paths start."""
+
+    value: object
+    where: str
+    base: Path
+
+
+Section = dict[str, Setting]
+
+
+class Key(NamedTuple):
+    """How a value is read (the folder goes to those that are paths) and what is accepted."""
+
+    parse: Callable[[object, Path], object]
+    accepted: str
+
+
+def _plain(parse: Callable[[object], object], accepted: str) -> Key:
+    return Key(lambda value, _base: parse(value), accepted)
+
+
+def _path(accepted: str) -> Key:
+    return Key(lambda value, base: values.path_from(base)(value), accepted)
+
+
+_ADDRESS = _plain(values.address, 'HOST:PORT, such as "127.0.0.1:5000" or "[::]:5000"')
+_DURATION = _plain(values.duration, 'a number with a unit, such as "30s", "15m", "1h30m" or "7d"')
+_LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("console", "json")
+
+TOP = {
+    "listen": _ADDRESS,
+    "admin": _ADDRESS,
+    "data": _path('a folder, such as "/var/lib/entrepot"'),
+    "region": _plain(values.region, 'lowercase letters, digits, "-" and "_", at most 64, such as "eu-west"'),
+    "drain_timeout": _DURATION,
+    "offline": _plain(values.boolean, "true or false"),
+}
+LOG = {
+    "level": _plain(values.one_of(*_LEVELS), ", ".join(_LEVELS)),
+    "format": _plain(values.one_of(*_FORMATS), ", ".join(_FORMATS)),
+}
+UPSTREAM = {
+    "name": _plain(values.upstream_name, 'the first component of a path, such as "docker.io" or "private"'),
+    "url": _plain(values.registry_url, "http:// or https:// with a host, such as https://registry-1.docker.io"),
+    "alternates": _plain(
+        values.many(values.registry_url), 'an array of URLs of registries, such as ["https://mirror.example"]'
+    ),
+    "username": _plain(values.text, "the name to log in with"),
+    "password_file": _path("a file that holds the password alone"),
+    "docker_config": _path('a file as `docker login` writes it, such as "~/.docker/config.json"'),
+    "tag_ttl": _DURATION,
+    "stale_while_revalidate": _DURATION,
+    "stale_if_error": _plain(values.duration_or_forever, 'a duration such as "24h", or "forever"'),
+    "proxy": _plain(values.proxy_url, 'an HTTP proxy, such as "http://proxy.example:3128"'),
+    "ca_file": _path("a file with PEM certificates"),
+    "redirect_hosts": _plain(values.many(values.host_name), 'an array of host names, such as ["blobs.example"]'),
+}
+LATER_TOP = frozenset(
+    {"access", "admin_token", "advertise", "fleet_secret", "from", "grant", "peer", "quota", "redis", "store"}
+    | {"tls", "trusted_proxies", "warm", "workers"}
+)
+LATER_UPSTREAM = frozenset({"allow", "cooldown", "deny", "negative_ttl"})
+
+
+def read_section(
+    section: Mapping[str, Setting], keys: Mapping[str, Key], prefix: str, problems: list[Problem]
+) -> dict[str, object]:
+    """Return the parsed values of `section`; what is wrong with any of them is added to `problems`."""
+    parsed: dict[str, object] = {}
+    for name, setting in section.items():
+        key = keys.get(name)
+        if key is None:
+            problems.append(unknown(setting.where, prefix, name, keys))
+            continue
+        try:
+            parsed[name] = key.parse(setting.value, setting.base)
+        except ValueError as error:
+            problems.append(Problem(setting.where, prefix + name, str(error), key.accepted))
+    return parsed
+
+
+def unknown(where: str, prefix: str, name: str, known: Iterable[str]) -> Problem:
+    """Return the problem of a key that is not `known` here: later, mistyped, or nothing at all."""
+    names = sorted(known)
+    accepted = "one of " + ", ".join(names)
+    later = LATER_UPSTREAM if prefix.startswith("upstream") else LATER_TOP if not prefix else frozenset[str]()
+    if name in later:
+        return Problem(where, prefix + name, "not supported by this version of entrepot; remove it", accepted)
+    near = difflib.get_close_matches(name, [*names, *later], n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return Problem(where, prefix + name, f"no such key{hint}", accepted)

@@ -1,0 +1,196 @@
+"""The forms that values take in a configuration: durations, addresses, URLs, names. Pure.
+
+Every parser takes what TOML, the environment or a flag gave, and raises ValueError with the reason alone: the
+caller knows the key and the accepted form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from entrepot.config.model import Address
+
+T = TypeVar("T")
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[smhd]))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_LONGEST = 100 * 365 * 86400.0
+_HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?"
+_HOST = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
+_UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_REGION = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
+
+
+def text(value: object) -> str:
+    """Return `value`, a string that is not empty."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")
+    if not value.strip():
+        raise ValueError("it is empty")
+    return value
+
+
+def duration(value: object) -> float:
+    """Return the seconds of `15m`, `1h30m`, `500ms`: numbers with a unit, the longest 100 years."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value!r} has no unit")
+    written = text(value)
+    if not _DURATION.fullmatch(written):
+        raise ValueError(f"{written!r} is not a duration")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(written))
+    if seconds > _LONGEST:
+        raise ValueError(f"{written!r} is longer than 100 years")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return `seconds` as `duration` reads it, to the millisecond: `1h30m`, `0s`."""
+    left = round(seconds * 1000)
+    parts = []
+    for unit, length in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def duration_or_forever(value: object) -> float | None:
+    """Return seconds, or None for `forever`."""
+    return None if value == "forever" else duration(value)
+
+
+def address(value: object) -> Address:
+    """Return `HOST:PORT` with a host name, an IPv4 address or an IPv6 address in brackets."""
+    written = text(value)
+    host, colon, port = written.rpartition(":")
+    if not colon:
+        raise ValueError(f"{written!r} has no port")
+    if not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{port!r} is not a port from 0 to 65535")
+    return Address(_host(host), int(port))
+
+
+def host_name(value: object) -> str:
+    """Return a host name or an IP address, without a port, in lower case."""
+    return _host(text(value)).lower()
+
+
+def _host(written: str) -> str:
+    if written.startswith("[") and written.endswith("]"):
+        bare = written[1:-1]
+        if ":" not in bare:
+            raise ValueError(f"{written!r} is not an IPv6 address in brackets")
+        return str(ip_address(bare))
+    if ":" in written:
+        raise ValueError(f"host {written!r} has a ':'; an IPv6 address goes in brackets")
+    if not written:
+        raise ValueError("the host is missing")
+    if not _HOST.fullmatch(written):
+        raise ValueError(f"{written!r} is not a host")
+    return written
+
+
+def registry_url(value: object) -> str:
+    """Return the root of a registry, `http` or `https`, without a trailing slash."""
+    return _url(value, ("http", "https"))
+
+
+def proxy_url(value: object) -> str:
+    """Return the address of an HTTP proxy."""
+    return _url(value, ("http",))
+
+
+def _url(value: object, schemes: tuple[str, ...]) -> str:
+    written = text(value)
+    split = urlsplit(written)
+    if split.username is not None or split.password is not None:
+        raise ValueError("a URL with a user or a password in it would be shown in logs")
+    if split.scheme not in schemes or not split.netloc:
+        raise ValueError(f"{written!r} is not a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+    if split.path not in ("", "/") or split.query or split.fragment:
+        raise ValueError(f"{written!r} has something after the host")
+    _host(split.netloc if split.port is None else split.netloc.rpartition(":")[0])
+    return f"{split.scheme}://{split.netloc.lower()}"
+
+
+def upstream_name(value: object) -> str:
+    """Return the name by which paths select an upstream (P8): one lowercase path component, never with a port."""
+    written = text(value)
+    if ":" in written:
+        raise ValueError(f"no path can carry the ':' of {written!r}; give it an alias such as {_alias(written)!r}")
+    if not _UPSTREAM_NAME.fullmatch(written):
+        raise ValueError(f"{written!r} cannot be the first component of a repository path")
+    if written == "v2":
+        raise ValueError("'v2' is where the registry API lives")
+    if written in ("index.docker.io", "registry-1.docker.io"):
+        raise ValueError(f"{written!r} is another name of 'docker.io'")
+    return written
+
+
+def _alias(written: str) -> str:
+    bare = re.sub(r"[^a-z0-9.]+", "-", written.rpartition(":")[0].lower()).strip("-.")
+    return bare if _UPSTREAM_NAME.fullmatch(bare) else "private"
+
+
+def region(value: object) -> str:
+    """Return a region's name."""
+    written = text(value)
+    if not _REGION.fullmatch(written):
+        raise ValueError(f"{written!r} is not a name of lowercase letters, digits, '-' and '_'")
+    return written
+
+
+def boolean(value: object) -> bool:
+    """Return a boolean, also from the words that environments use."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """Return a parser of one of `words`."""
+
+    def parse(value: object) -> str:
+        written = text(value)
+        if written not in words:
+            raise ValueError(f"{written!r} is none of them")
+        return written
+
+    return parse
+
+
+def many(parse: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    """Return a parser of an array, which the environment writes with commas."""
+
+    def parse_all(value: object) -> tuple[T, ...]:
+        if isinstance(value, str):
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{value!r} is not an array")
+        return tuple(parse(item) for item in value)
+
+    return parse_all
+
+
+def path_from(base: Path) -> Callable[[object], Path]:
+    """Return a parser of paths: `~` is the home folder, a relative path starts at `base`."""
+
+    def parse(value: object) -> Path:
+        written = text(value)
+        if "\0" in written:
+            raise ValueError("it holds a NUL byte")
+        try:
+            return base / Path(written).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"{written!r}: {error}") from None
+
+    return parse
