@@ -1,0 +1,1 @@
+"""The Distribution and Image specifications as pure values: no I/O, no event loop, no HTTP library."""
