@@ -1,0 +1,49 @@
+"""`python -m bench`: run the scenarios, print the tables, judge the floors."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench.processes import DidNotStart
+from bench.report import machine, show, write
+from bench.scenarios import FULL, QUICK, SCENARIOS
+from bench.servers import bed
+
+
+@click.command()
+@click.option("--only", type=click.Choice(list(SCENARIOS)), multiple=True, help="Run this scenario; repeatable.")
+@click.option("--rounds", type=click.IntRange(1), help="How often each server is measured.  [5, with --quick 2]")
+@click.option("--quick", is_flag=True, help="Smaller, shorter, rougher.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all samples to FILE.")
+def main(only: tuple[str, ...], rounds: int | None, quick: bool, file: Path | None) -> None:
+    """Measure Entrepot beside nginx and docker-registry; exit 1 when a floor is missed or was not measured."""
+    scale = QUICK if quick else FULL
+    if rounds:
+        scale = replace(scale, rounds=rounds)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    progress = Console(stderr=True)
+    console.print(machine())
+    try:
+        with bed() as place:
+            tables = [
+                table
+                for name, scenario in SCENARIOS.items()
+                if not only or name in only
+                for table in scenario(place, scale, lambda text: progress.print(text, style="dim", highlight=False))
+            ]
+    except DidNotStart as error:
+        raise click.ClickException(str(error)) from error
+    show(console, tables)
+    if file:
+        write(file, tables)
+    if not all(verdict.met for table in tables for verdict in table.verdicts()):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The four scenarios. Each takes turns between its servers, round after round, since a small machine is noisy.
+
+A server that does not start, or answers wrongly, is noted in the tables and left out. A blob that must be uncached
+is a new one in each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+from bench.clients import ClientFailed, drain, hammer
+from bench.content import MIB, image
+from bench.drain import Plan
+from bench.figures import Column, Floor, Sample, Table
+from bench.processes import DidNotStart
+from bench.servers import (
+    DIRECT,
+    ENTREPOT,
+    NGINX_CACHE,
+    NGINX_STATIC,
+    REGISTRY,
+    Bed,
+    Server,
+    blob_path,
+    fill_static,
+    manifest_path,
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured. Sizes in bytes, rates in bytes per second, times in seconds."""
+
+    rounds: int
+    stored_seconds: float
+    hit_seconds: int
+    cold_size: int
+    herd_size: int
+    herd_clients: int
+
+
+FULL = Scale(rounds=5, stored_seconds=2.0, hit_seconds=5, cold_size=256 * MIB, herd_size=64 * MIB, herd_clients=100)
+QUICK = Scale(rounds=2, stored_seconds=0.5, hit_seconds=1, cold_size=64 * MIB, herd_size=16 * MIB, herd_clients=30)
+STORED_SIZE = 64 * MIB
+COLD_RATE = 100 * MIB
+HERD_RATE = 8 * MIB
+
+Tell = Callable[[str], None]
+CPU_PER_GIB = Column("cpu_gib", "CPU s/GiB", 2)
+
+
+def _take(tables: Sequence[Table], server: str, tell: Tell, measure: Callable[[], Sample]) -> Sample | None:
+    """Return a sample; where there is none, note why in `tables`, and do not try again."""
+    if server in tables[0].absent:
+        return None
+    tell(f"{tables[0].name}: {server}")
+    try:
+        return measure()
+    except (DidNotStart, ClientFailed) as error:
+        for table in tables:
+            table.absent[server] = str(error)
+        return None
+
+
+def _sample(table: Table, server: str, tell: Tell, measure: Callable[[], Sample]) -> None:
+    if (sample := _take([table], server, tell, measure)) is not None:
+        table.add(server, sample)
+
+
+def _start(bed: Bed, stack: ExitStack, tables: Sequence[Table], kinds: Iterable[str]) -> list[Server]:
+    servers = []
+    for kind in kinds:
+        try:
+            servers.append(stack.enter_context(bed.server(kind)))
+        except DidNotStart as error:
+            for table in tables:
+                table.absent[kind] = str(error)
+    return servers
+
+
+def stored(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
+    """GET a blob of 64 MiB that is stored and in the page cache, again and again, over 1 and 8 connections."""
+    tables = {
+        connections: Table(
+            f"stored-{connections}",
+            f"Stored blob of {STORED_SIZE // MIB} MiB, {connections} connection{'s' * (connections > 1)}",
+            (Column("mib_s", "MiB/s"), CPU_PER_GIB),
+            "mib_s",
+            NGINX_STATIC,
+            (Floor("stored blobs ≥ 0.9 × nginx sendfile", ENTREPOT, "mib_s", 0.9, True, NGINX_STATIC),),
+        )
+        for connections in (1, 8)
+    }
+    blob, digest = bed.fresh(STORED_SIZE)
+    with ExitStack() as stack:
+        servers = _start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
+        for server in servers:
+            if server.name == NGINX_STATIC:
+                fill_static(server, image(), [blob])
+            _take(list(tables.values()), server.name, tell, partial(_throughput, server, digest, 1, 0.5))
+        for _ in range(scale.rounds):
+            for connections, table in tables.items():
+                for server in servers:
+                    measure = partial(_throughput, server, digest, connections, scale.stored_seconds)
+                    _sample(table, server.name, tell, measure)
+    return list(tables.values())
+
+
+def _throughput(server: Server, digest: str, connections: int, seconds: float) -> Sample:
+    report, cost = drain(server, Plan(server.port, blob_path(digest), connections, seconds))
+    mib = report.received / MIB
+    return {"mib_s": mib / report.elapsed, "cpu_gib": cost.cpu / mib * 1024}
+
+
+def manifests(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
+    """GET one cached manifest over 16 connections, by digest and by tag."""
+    picture = image()
+    tables = {
+        reference: Table(
+            f"manifest-{title}",
+            f"Cached manifest of {len(picture.manifest)} bytes by {title}, 16 connections",
+            (Column("rate", "requests/s"), Column("p50", "p50 ms", 2), Column("p99", "p99 ms", 2), per_request),
+            "rate",
+            REGISTRY,
+            (Floor(f"manifest hits by {title} ≥ 20 × docker-registry", ENTREPOT, "rate", 20, True, REGISTRY),),
+        )
+        for per_request in (Column("cpu_ms", "CPU ms/request", 3),)
+        for title, reference in (("digest", picture.digest), ("tag", "latest"))
+    }
+    with ExitStack() as stack:
+        servers = _start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
+        for server in servers:
+            if server.name == NGINX_STATIC:
+                fill_static(server, picture, [])
+            for reference, table in tables.items():
+                _take([table], server.name, tell, partial(_hits, server, reference, 1))
+        for _ in range(scale.rounds):
+            for reference, table in tables.items():
+                for server in servers:
+                    _sample(table, server.name, tell, partial(_hits, server, reference, scale.hit_seconds))
+    return list(tables.values())
+
+
+def _hits(server: Server, reference: str, seconds: int) -> Sample:
+    hits, cost = hammer(server, manifest_path(reference), seconds)
+    return {"rate": hits.rate, "p50": hits.p50, "p99": hits.p99, "cpu_ms": cost.cpu * 1000 / hits.requests}
+
+
+def cold(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
+    """GET one uncached blob from an upstream that gives 100 MiB/s."""
+    table = Table(
+        "cold",
+        f"One cold pull of {scale.cold_size // MIB} MiB, upstream at {COLD_RATE // MIB} MiB/s",
+        (Column("seconds", "seconds", 3), Column("first_ms", "first byte ms", 1), CPU_PER_GIB),
+        "seconds",
+        DIRECT,
+        (Floor("a single cold pull ≤ 1.05 × the direct download", ENTREPOT, "seconds", 1.05, against=DIRECT),),
+    )
+    for _ in range(scale.rounds):
+        for kind in (DIRECT, ENTREPOT, NGINX_CACHE, REGISTRY):
+            _sample(table, kind, tell, partial(_cold_pull, bed, kind, scale.cold_size))
+    return [table]
+
+
+def _cold_pull(bed: Bed, kind: str, size: int) -> Sample:
+    _, digest = bed.fresh(size, COLD_RATE)
+    with bed.server(kind) as server:
+        _warm(bed, server)
+        report, cost = drain(server, Plan(server.port, blob_path(digest)))
+    return {
+        "seconds": report.elapsed,
+        "first_ms": report.transfers[0].first_byte * 1000,
+        "cpu_gib": cost.cpu / size * MIB * 1024,
+    }
+
+
+def herd(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
+    """Many clients, begun one after another over nine tenths of a download, want one uncached blob."""
+    table = Table(
+        "herd",
+        f"{scale.herd_clients} clients, one uncached blob of {scale.herd_size // MIB} MiB, "
+        f"upstream at {HERD_RATE // MIB} MiB/s per connection",
+        (
+            Column("last", "last client s", 2),
+            Column("first_ms", "median first byte ms", 1),
+            Column("gets", "upstream GETs"),
+            Column("upstream_mib", "upstream MiB"),
+            Column("growth_mib", "RSS growth MiB"),
+            Column("cpu", "CPU s", 2),
+        ),
+        "last",
+        DIRECT,
+        (
+            Floor("a herd's last client ≤ 1.1 × one direct download", ENTREPOT, "last", 1.1, against=DIRECT),
+            Floor("one upstream GET for a herd", ENTREPOT, "gets", 1),
+            Floor("a herd's memory: growth ≤ 64 MiB", ENTREPOT, "growth_mib", 64),
+        ),
+    )
+    for _ in range(scale.rounds):
+        for kind in (DIRECT, ENTREPOT, NGINX_CACHE, REGISTRY):
+            clients = 1 if kind == DIRECT else scale.herd_clients
+            _sample(table, kind, tell, partial(_rush, bed, kind, scale.herd_size, clients))
+    return [table]
+
+
+def _rush(bed: Bed, kind: str, size: int, clients: int) -> Sample:
+    _, digest = bed.fresh(size, HERD_RATE)
+    stagger = 0.9 * size / HERD_RATE / clients
+    with bed.server(kind) as server:
+        _warm(bed, server)
+        report, cost = drain(server, Plan(server.port, blob_path(digest), clients, stagger=stagger))
+        counters = bed.counters(digest)
+    return {
+        "last": report.elapsed,
+        "first_ms": median(one.first_byte - one.start for one in report.transfers) * 1000,
+        "gets": counters["gets"],
+        "upstream_mib": counters["sent"] / MIB,
+        "growth_mib": cost.growth / MIB,
+        "cpu": cost.cpu,
+    }
+
+
+def _warm(bed: Bed, server: Server) -> None:
+    """Pull something small, so that connections and lazy imports are behind a new server."""
+    _, digest = bed.fresh(64 * 1024)
+    drain(server, Plan(server.port, blob_path(digest)))
+
+
+SCENARIOS: dict[str, Callable[[Bed, Scale, Tell], list[Table]]] = {
+    "stored": stored,
+    "manifests": manifests,
+    "cold": cold,
+    "herd": herd,
+}
