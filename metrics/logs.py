@@ -1,0 +1,173 @@
+"""Logs: JSON lines or console text, one line per client request, secrets redacted, never in the loop's way.
+
+The standard library's loggers (`logging.getLogger(__name__)`) and the structlog logger `Logs.logger` end in
+the same lines. `metrics.redaction` says what is hidden, `metrics.sink` writes. Which level and format are
+wanted is the configuration's business.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import structlog
+from structlog.dev import ConsoleRenderer
+from structlog.typing import FilteringBoundLogger
+
+from metrics.events import RequestFinished
+from metrics.redaction import redact
+from metrics.sink import LineSink
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "console"]
+
+_NUMBERS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_RECORD_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_Queued = bytes | tuple[float, RequestFinished]
+
+
+class Logs:
+    """The log of this process while it is entered; it takes over the root logger and gives it back.
+
+    `descriptor` is where lines go, standard error unless told. `dropped` counts lines lost to a slow reader.
+    """
+
+    def __init__(self, *, level: Level = "info", style: Format = "json", descriptor: int = 2) -> None:
+        self._threshold = _NUMBERS[level]
+        self._console = ConsoleRenderer(colors=False, sort_keys=False) if style == "console" else None
+        self._sink: LineSink[_Queued] = LineSink(descriptor, self._line, self._dropped_line)
+        self._handler = _Handler(self)
+        self._replaced: tuple[list[logging.Handler], int] = ([], logging.WARNING)
+        self.logger: FilteringBoundLogger = structlog.wrap_logger(
+            _SinkLogger(self._sink),
+            processors=[self._filter, structlog.processors.format_exc_info, self._rendered],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        )
+
+    @property
+    def dropped(self) -> int:
+        return self._sink.dropped
+
+    def set_level(self, level: Level) -> None:
+        """Change what is shown from now on."""
+        self._threshold = _NUMBERS[level]
+        logging.getLogger().setLevel(self._threshold)
+
+    def log_request(self, event: RequestFinished) -> None:
+        """Write the line of one client request: a warning when the answer was a 5xx, else info."""
+        if self._threshold <= (logging.WARNING if event.status >= 500 else logging.INFO):
+            self._sink.put((time.time(), event))
+
+    def __enter__(self) -> Self:
+        self._sink.start()
+        root = logging.getLogger()
+        self._replaced = (root.handlers[:], root.level)
+        root.handlers[:] = [self._handler]
+        root.setLevel(self._threshold)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        root = logging.getLogger()
+        root.handlers[:], level = self._replaced
+        root.setLevel(level)
+        self._sink.close()
+
+    def log_record(self, record: logging.LogRecord) -> None:
+        """Write the line of a record of the standard library."""
+        self._sink.put(self._render(record.created, _level_name(record.levelno), _record_context(record)))
+
+    def _filter(self, logger: object, method: str, context: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if _NUMBERS.get(method, logging.ERROR) < self._threshold:
+            raise structlog.DropEvent
+        return context
+
+    def _rendered(self, logger: object, method: str, context: MutableMapping[str, Any]) -> bytes:
+        return self._render(time.time(), method if method in _NUMBERS else "error", context)
+
+    def _line(self, item: _Queued) -> bytes:
+        if isinstance(item, bytes):
+            return item
+        moment, event = item
+        return self._render(moment, "warning" if event.status >= 500 else "info", _request_context(event))
+
+    def _dropped_line(self, count: int) -> bytes:
+        return self._render(
+            time.time(), "warning", {"event": "log lines dropped: their reader is slow", "lines": count}
+        )
+
+    def _render(self, moment: float, level: str, context: Mapping[str, Any]) -> bytes:
+        stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+        line = {"timestamp": stamp, "level": level, **redact(dict(context))}
+        if self._console is not None:
+            return (self._console(None, level, line) + "\n").encode()
+        return (_encode(line) + "\n").encode()
+
+
+def _request_context(event: RequestFinished) -> dict[str, object]:
+    return {
+        "event": "request",
+        "request_id": event.request_id,
+        "method": event.method,
+        "kind": event.kind,
+        "image": f"{event.upstream}/{event.repository}" if event.repository else "",
+        "reference": event.reference,
+        "outcome": event.outcome,
+        "status": event.status,
+        "bytes": event.sent,
+        "seconds": round(event.duration, 6),
+        "first_byte": round(event.first_byte, 6),
+        "client": event.client,
+    }
+
+
+class _SinkLogger:
+    """What structlog calls with a finished line."""
+
+    def __init__(self, sink: LineSink[_Queued]) -> None:
+        self._sink = sink
+
+    def msg(self, line: bytes) -> None:
+        self._sink.put(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _Handler(logging.Handler):
+    """The standard library's records, as lines of `Logs`."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logs.log_record(record)
+
+
+def _level_name(number: int) -> str:
+    return max((name for name, least in _NUMBERS.items() if least <= number), key=_NUMBERS.__getitem__, default="debug")
+
+
+def _record_context(record: logging.LogRecord) -> dict[str, Any]:
+    context: dict[str, Any] = {"event": _message(record), "logger": record.name}
+    context.update((key, value) for key, value in vars(record).items() if key not in _RECORD_OWN)
+    if record.exc_info:
+        context["exception"] = logging.Formatter().formatException(record.exc_info)
+    if record.stack_info:
+        context["stack"] = record.stack_info
+    return context
+
+
+def _message(record: logging.LogRecord) -> str:
+    # logging's own answer to a bad format prints the arguments to standard error, secrets and all.
+    try:
+        return record.getMessage()
+    except Exception:
+        return f"{record.msg} (arguments that do not fit the message)"
