@@ -1,4 +1,4 @@
-"""The errors of the mirror: one table of code and status, used to answer clients and to read upstreams.
+"""The errors of the mirror: one table of code and status. How an upstream's answers become them is the client's.
 
 Every Source raises these and nothing else for what it can foresee; `encode` turns one into the
 JSON body of distribution-spec §"Error Codes" (P9). Transient ones (`Transient`) may be asked again

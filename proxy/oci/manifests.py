@@ -17,7 +17,8 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, DigestInvalid, ManifestUnknown
 from proxy.oci.platforms import Platform
 
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_MANIFEST = 4 * 1024 * 1024
+"""The largest manifest that is read, in bytes (P45)."""
 
 Kind = Literal["image", "index", "artifact", "other"]
 Role = Literal["config", "layer", "manifest"]
@@ -80,7 +81,6 @@ class _Body(msgspec.Struct):
     blobs: list[_Descriptor] | None = None
     manifests: list[_Descriptor] | None = None
     subject: _Descriptor | None = None
-    fsLayers: msgspec.Raw | None = None
 
 
 class _Sniff(msgspec.Struct):
@@ -106,8 +106,10 @@ def parse_manifest(body: bytes, content_type: str | None) -> ParsedManifest:
     declared = media.essence(content_type)
     if declared == "text/html":
         raise BadContent("the answer is a web page and no manifest: is the upstream's URL that of a registry?")
-    if len(body) > MAX_MANIFEST_BYTES:
-        raise BadContent(f"manifest of {len(body)} bytes is larger than the {MAX_MANIFEST_BYTES} that are allowed")
+    if len(body) > MAX_MANIFEST:
+        raise BadContent(f"manifest of {len(body)} bytes is larger than the {MAX_MANIFEST} that are allowed")
+    if declared in media.SCHEMA1:
+        raise _schema1()
     if declared not in _READ:
         inner = _sniff(body)
         unread = inner if declared in _VAGUE else declared
@@ -162,7 +164,7 @@ def _true_type(body: _Body, declared: str | None) -> str:
     inner = media.essence(body.mediaType)
     if inner in _READ:
         return str(inner)
-    if body.schemaVersion == 1 or body.fsLayers is not None:
+    if body.schemaVersion == 1:
         return media.DOCKER_SCHEMA1
     if declared in _READ:
         return str(declared)
