@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bench.clients import ClientFailed
 from bench.processes import DidNotStart
 from bench.report import machine, show, write
 from bench.scenarios import FULL, QUICK, SCENARIOS
@@ -27,7 +28,8 @@ def main(only: tuple[str, ...], rounds: int | None, quick: bool, file: Path | No
         scale = replace(scale, rounds=rounds)
     console = Console(width=None if sys.stdout.isatty() else 160)
     progress = Console(stderr=True)
-    console.print(machine())
+    where = machine()
+    console.print(where, highlight=False)
     try:
         with bed() as place:
             tables = [
@@ -36,11 +38,11 @@ def main(only: tuple[str, ...], rounds: int | None, quick: bool, file: Path | No
                 if not only or name in only
                 for table in scenario(place, scale, lambda text: progress.print(text, style="dim", highlight=False))
             ]
-    except DidNotStart as error:
+    except (DidNotStart, ClientFailed) as error:
         raise click.ClickException(str(error)) from error
     show(console, tables)
     if file:
-        write(file, tables)
+        write(file, where, tables)
     if not all(verdict.met for table in tables for verdict in table.verdicts()):
         sys.exit(1)
 

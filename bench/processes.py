@@ -21,8 +21,9 @@ class DidNotStart(Exception):
 
 
 def environment() -> dict[str, str]:
-    """Return ours without what the servers would take for configuration."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "ENTREPOT_"))}
+    """Return ours without what the servers would take for configuration, and with the folder where nginx lies."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("REGISTRY_", "ENTREPOT_"))}
+    return kept | {"PATH": f"{kept.get('PATH', os.defpath)}:/usr/sbin"}
 
 
 def free_port() -> int:

@@ -17,14 +17,14 @@ from bench.figures import Spread, Table, Verdict, spread
 
 
 def machine() -> str:
-    """Describe the machine without naming it."""
+    """Describe the machine without naming it, and how busy it was just now."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
     kernel = platform.release().partition("-")[0]
     return (
         f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Linux {kernel}, Python {platform.python_version()}, "
-        "everything on one machine over loopback"
+        f"load {os.getloadavg()[0]:.1f} before the run, everything over loopback"
     )
 
 
@@ -68,9 +68,9 @@ def _word(verdict: Verdict) -> str:
     return "[green]met[/]" if verdict.met else "[red]MISSED[/]"
 
 
-def write(file: Path, tables: Sequence[Table]) -> None:
-    """Write every sample, ratio and verdict."""
-    file.write_text(json.dumps({"machine": machine(), "tables": [_plain(table) for table in tables]}, indent=2) + "\n")
+def write(file: Path, where: str, tables: Sequence[Table]) -> None:
+    """Write every sample, ratio and verdict; `where` describes the machine."""
+    file.write_text(json.dumps({"machine": where, "tables": [_plain(table) for table in tables]}, indent=2) + "\n")
 
 
 def _plain(table: Table) -> dict[str, Any]:

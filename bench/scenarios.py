@@ -102,11 +102,14 @@ def stored(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
             if server.name == NGINX_STATIC:
                 fill_static(server, image(), [blob])
             _take(list(tables.values()), server.name, tell, partial(_throughput, server, digest, 1, 0.5))
+        asked = bed.counters(digest)["gets"]
         for _ in range(scale.rounds):
             for connections, table in tables.items():
                 for server in servers:
                     measure = partial(_throughput, server, digest, connections, scale.stored_seconds)
                     _sample(table, server.name, tell, measure)
+        if bed.counters(digest)["gets"] != asked:
+            raise ClientFailed("the blob was not stored everywhere: the upstream was asked while it was measured")
     return list(tables.values())
 
 
