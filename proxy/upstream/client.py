@@ -1,0 +1,225 @@
+"""One registry host, asked politely: authentication, redirects and statuses around single exchanges.
+
+What the answers mean as manifests and blobs is `registry`; retries are `retry`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import aiohttp
+from yarl import URL
+
+from metrics.events import Emit
+from proxy.oci.challenge import Challenge, parse_challenges, scope_for
+from proxy.oci.errors import Denied, Unavailable
+from proxy.upstream.addresses import Territory
+from proxy.upstream.answers import Asked, quota, refusal
+from proxy.upstream.credentials import Credential
+from proxy.upstream.health import Health
+from proxy.upstream.redirects import REDIRECTS, Hop, check_realm, next_hop, same_origin
+from proxy.upstream.tokens import Realm, Token, TokenRequest, Tokens
+from proxy.upstream.transport import Transport
+
+_REMEMBERED = 4096
+_OPEN = Challenge("", {})
+_NO_HEAD = frozenset({400, 405, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response with a status the caller asked to see. `anonymous`: no credential of ours was used for it."""
+
+    response: aiohttp.ClientResponse
+    anonymous: bool
+
+
+class HeadRefused(Exception):
+    """The host has no HEAD here, or redirects it to what is most likely signed for GET only (P36): ask by GET."""
+
+
+class RegistryClient:
+    """Sends questions to one registry host. It remembers which repositories challenged, and their tokens. Close it."""
+
+    def __init__(
+        self,
+        name: str,
+        url: URL,
+        credential: Credential | None,
+        transport: Transport,
+        territory: Territory,
+        health: Health,
+        emit: Emit,
+    ) -> None:
+        self._name = name
+        self._url = url
+        self._base = str(url).rstrip("/")
+        self._credential = credential
+        self._transport = transport
+        self._territory = territory
+        self._health = health
+        self._emit = emit
+        self._tokens = Tokens(credential, self._fetch_token)
+        self._challenges: OrderedDict[str, Challenge] = OrderedDict()
+
+    async def ask(
+        self,
+        asked: Asked,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        expect: frozenset[int] = frozenset({200}),
+    ) -> Answer:
+        """Send one question below `/v2/` and return the answer, authenticated and redirected as needed.
+
+        The caller closes the response. A storage host that refuses or has lost what the registry sent us there for
+        makes us ask the registry once more, since presigned URLs expire (P36).
+
+        Raises:
+            NotFound kinds, Denied, TooManyRequests: the registry's answer (P34).
+            Passing: a failure that may be gone in a moment.
+            Unavailable: any other status, or a redirect that is refused.
+            HeadRefused: a HEAD cannot be answered.
+        """
+        url = URL(f"{self._base}/v2/{path}", encoded=True)
+        for _ in range(2):
+            answer, hop = await self._follow(asked, method, url, headers)
+            status = answer.response.status
+            if status in expect:
+                return answer
+            body = await self._transport.last_words(answer.response)
+            abroad = hop is not None and not hop.home
+            if method == "HEAD" and (status in _NO_HEAD or (abroad and 400 <= status < 500)):
+                raise HeadRefused
+            if not abroad or status not in (401, 403, 404):
+                raise refusal(asked, self._name, status, answer.response.headers, body, datetime.now(UTC))
+        raise Unavailable(f"{self._name} sends us elsewhere for {asked}, and there it is refused with {status}")
+
+    async def ping(self) -> None:
+        """Ask `/v2/`; a challenge is a good answer. Raises Transient kinds otherwise."""
+        asked = Asked("ping")
+        response = await self._home(asked, "GET", URL(f"{self._base}/v2/", encoded=True), {})
+        body = await self._transport.last_words(response)
+        if response.status not in (200, 401):
+            raise refusal(asked, self._name, response.status, response.headers, body, datetime.now(UTC))
+
+    async def aclose(self) -> None:
+        """End token fetches; the transport is its owner's."""
+        await self._tokens.aclose()
+
+    # Redirects
+
+    async def _follow(
+        self, asked: Asked, method: str, url: URL, headers: Mapping[str, str]
+    ) -> tuple[Answer, Hop | None]:
+        answer = await self._authenticated(asked, method, url, headers)
+        hop: Hop | None = None
+        for _ in range(self._transport.limits.redirects):
+            response = answer.response
+            if response.status not in REDIRECTS:
+                return answer, hop
+            location = response.headers.get("Location", "")
+            await self._transport.last_words(response)
+            hop = next_hop(self._url, response.url if hop is None else hop.url, location, self._territory)
+            if method == "HEAD" and hop.presigned:
+                raise HeadRefused
+            if hop.home:
+                again = await self._authenticated(asked, method, hop.url, headers)
+                answer = Answer(again.response, again.anonymous and answer.anonymous)
+            else:
+                answer = Answer(await self._transport.exchange(asked, method, hop.url, headers), answer.anonymous)
+        answer.response.close()
+        raise Unavailable(f"{self._name} answers {asked} with more than {self._transport.limits.redirects} redirects")
+
+    # Authentication
+
+    async def _authenticated(self, asked: Asked, method: str, url: URL, headers: Mapping[str, str]) -> Answer:
+        """Send with what this repository is known to want; on a 401 do what it says, refresh once, then stop (P33)."""
+        path = asked.repository.path if asked.repository is not None else ""
+        known = self._challenges.get(path, _OPEN)
+        began = asyncio.get_running_loop().time()
+        authorization, token = await self._authorization(known, path, None)
+        response = await self._home(asked, method, url, {**headers, **authorization})
+        if response.status != 401 or (token is not None and token.obtained >= began):
+            return Answer(response, self._is_anonymous(authorization, token))
+        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+        await self._transport.last_words(response)
+        if not challenges:
+            challenges = await self._ping_challenges()
+        wanted = self._choose(challenges, asked)
+        self._remember(path, wanted)
+        if wanted.scheme == "basic" and known.scheme == "basic":
+            raise Denied(f"{self._name} refuses our user name and password for {asked}: check the credential")
+        authorization, token = await self._authorization(wanted, path, token)
+        response = await self._home(asked, method, url, {**headers, **authorization})
+        return Answer(response, self._is_anonymous(authorization, token))
+
+    async def _home(self, asked: Asked, method: str, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        response = await self._transport.exchange(asked, method, url, headers)
+        self._health.succeeded()
+        left = quota(self._name, response.headers)
+        if left is not None:
+            self._emit(left)
+        return response
+
+    async def _ping_challenges(self) -> list[Challenge]:
+        response = await self._home(Asked("ping"), "GET", URL(f"{self._base}/v2/", encoded=True), {})
+        await self._transport.last_words(response)
+        return parse_challenges(response.headers.getall("WWW-Authenticate", []))
+
+    def _choose(self, challenges: list[Challenge], asked: Asked) -> Challenge:
+        for challenge in challenges:
+            if challenge.scheme == "bearer" and challenge.params.get("realm"):
+                return challenge
+        if any(challenge.scheme == "basic" for challenge in challenges):
+            if self._credential is None:
+                raise Denied(f"{self._name} wants a login for {asked}: configure username and password_file")
+            return Challenge("basic", {})
+        raise Denied(f"{self._name} refuses {asked} with 401 and names no way to authenticate that we know")
+
+    async def _authorization(
+        self, challenge: Challenge, path: str, refused: Token | None
+    ) -> tuple[dict[str, str], Token | None]:
+        if challenge.scheme == "basic" and self._credential is not None:
+            return {"Authorization": self._credential.basic}, None
+        if challenge.scheme != "bearer":
+            return {}, None
+        url = check_realm(self._url, challenge.params["realm"], self._territory)
+        realm = Realm(url, challenge.params.get("service") or None)
+        token = await self._tokens.get(realm, scope_for(path), refused=refused)
+        return {"Authorization": f"Bearer {token.text}"}, token
+
+    @staticmethod
+    def _is_anonymous(authorization: Mapping[str, str], token: Token | None) -> bool:
+        return token.anonymous if token is not None else not authorization
+
+    def _remember(self, path: str, challenge: Challenge) -> None:
+        self._challenges[path] = challenge
+        self._challenges.move_to_end(path)
+        if len(self._challenges) > _REMEMBERED:
+            self._challenges.popitem(last=False)
+
+    async def _fetch_token(self, request: TokenRequest) -> tuple[int, bytes]:
+        """Send a request to a realm. A redirect takes the credential along only within the realm's own origin."""
+        asked = Asked("token")
+        url, headers = request.url, dict(request.headers)
+        for _ in range(self._transport.limits.redirects):
+            response = await self._transport.exchange(asked, request.method, url, headers, request.form)
+            if response.status not in REDIRECTS or request.method != "GET":
+                break
+            location = response.headers.get("Location", "")
+            await self._transport.last_words(response)
+            hop = next_hop(self._url, url, location, self._territory)
+            if not same_origin(url, hop.url):
+                headers.pop("Authorization", None)
+            url = hop.url
+        if response.status == 200:
+            return 200, await self._transport.read(response, self._transport.limits.token_bytes, asked)
+        body = await self._transport.last_words(response)
+        if response.status in (408, 429) or response.status >= 500:
+            raise refusal(asked, url.host or "", response.status, response.headers, body, datetime.now(UTC))
+        return response.status, body

@@ -1,0 +1,114 @@
+"""Credentials for upstreams: a user name with a password file, or the `auths` of a docker config.json.
+
+Files are read here, at start-up, and nowhere else; no secret ever enters a repr or an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from yarl import URL
+
+# Every spelling under which `docker login` and its imitators file Docker Hub's entry.
+_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+_HUB_KEY = "docker.io"
+
+
+class CredentialError(ValueError):
+    """A credential file that cannot be used; tells which and why, without its content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Who we are at a registry. `identity_token` is an OAuth2 refresh token and goes before the password (P33)."""
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of an Authorization header, RFC 7617."""
+        secret = self.password or self.identity_token
+        return "Basic " + base64.b64encode(f"{self.username}:{secret}".encode()).decode()
+
+
+def read_password(username: str, password_file: str | Path) -> Credential:
+    """Return the credential of `username`; one line break at the file's end is not part of the password.
+
+    Raises:
+        CredentialError: the file cannot be read, is not text, or is empty.
+    """
+    path = Path(password_file).expanduser()
+    try:
+        password = path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialError(f"password_file {path} cannot be read: {_reason(error)}") from None
+    if not password:
+        raise CredentialError(f"password_file {path} is empty: write the password of {username} into it")
+    return Credential(username, password)
+
+
+def read_docker_config(path: str | Path) -> dict[str, Credential]:
+    """Return the logins of a docker config.json by registry host, for `find_login`.
+
+    Entries without a secret (credential helpers keep it elsewhere) are left out.
+
+    Raises:
+        CredentialError: the file cannot be read, or is not such a file.
+    """
+    path = Path(path).expanduser()
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CredentialError(f"docker_config {path} cannot be read: {_reason(error)}") from None
+    except (ValueError, RecursionError):
+        raise CredentialError(f"docker_config {path} is not JSON") from None
+    auths = document.get("auths", {}) if isinstance(document, dict) else None
+    if not isinstance(auths, dict):
+        raise CredentialError(f"docker_config {path} has no object `auths`: is it a docker config.json?")
+    logins: dict[str, Credential] = {}
+    for key, entry in auths.items():
+        credential = _entry(path, key, entry)
+        if credential is not None:
+            logins.setdefault(_host_key(key), credential)
+    return logins
+
+
+def find_login(logins: Mapping[str, Credential], host: URL) -> Credential | None:
+    """Return the login for the registry at `host`, whichever way its key was spelled."""
+    return logins.get(_host_key(str(host)))
+
+
+def _entry(path: Path, key: str, entry: object) -> Credential | None:
+    if not isinstance(entry, dict):
+        raise CredentialError(f"docker_config {path}: the entry of {key} is not an object")
+    username, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+    token = str(entry.get("identitytoken") or "")
+    encoded = entry.get("auth")
+    if encoded:
+        try:
+            username, colon, password = base64.b64decode(str(encoded), validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            raise CredentialError(f"docker_config {path}: `auth` of {key} is not base64 of user:password") from None
+        if not colon:
+            raise CredentialError(f"docker_config {path}: `auth` of {key} is not base64 of user:password")
+        password = password.strip("\x00")
+    if not password and not token:
+        return None
+    return Credential(username, password, token)
+
+
+def _host_key(text: str) -> str:
+    """`https://index.docker.io/v1/`, `docker.io`, `HTTPS://Host:5000/v2` → the host, with a port unless it is 443."""
+    host = text.strip().lower().split("://")[-1].split("/")[0].removesuffix(":443")
+    return _HUB_KEY if host in _HUB else host
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -1,0 +1,253 @@
+"""A registry host as a Source: its answers read as descriptors, manifests and blob streams.
+
+How a question gets its answer (authentication, redirects, retries) lies below; in what order sources are asked, and
+what is believed of them, lies above, in the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from metrics.events import Emit
+from proxy.oci import media
+from proxy.oci.descriptor import OCTET_STREAM, Descriptor, Manifest
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BadContent, DigestInvalid, RangeNotSatisfiable, RegistryError, Unavailable
+from proxy.oci.manifests import parse_manifest
+from proxy.oci.names import Reference, Repository
+from proxy.oci.ranges import ByteRange
+from proxy.upstream.addresses import Territory
+from proxy.upstream.answers import Asked, content_length, content_range
+from proxy.upstream.client import Answer, HeadRefused, RegistryClient
+from proxy.upstream.health import Health
+from proxy.upstream.retry import Persistence
+from proxy.upstream.settings import UpstreamSettings
+from proxy.upstream.spans import place_part, place_whole
+from proxy.upstream.stream import ResponseStream
+from proxy.upstream.transport import Transport
+
+_ACCEPT = {"Accept": media.ACCEPT}
+_HASHED_AT_ONCE = 1 << 20
+# What a HEAD says of a manifest when it does not know better; the body does (P23).
+_VAGUE = frozenset({"application/json", "text/plain", "text/html", OCTET_STREAM})
+_OK = frozenset({200})
+_BLOB = frozenset({200, 206, 416})
+
+
+class RegistrySource:
+    """One host of an upstream (proxy.source.Source). Make it in a running loop; close it."""
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        host_url: URL,
+        emit: Emit,
+        *,
+        resolver: AbstractResolver | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.url = host_url
+        host = host_url.host or ""
+        self._name = f"{host}:{host_url.explicit_port}" if host_url.explicit_port else host
+        trusted = settings.redirect_hosts | ({settings.proxy.host or ""} if settings.proxy else frozenset())
+        territory = Territory(host, trusted)
+        credential = settings.credential_for(host_url)
+        self.health = Health(self._name, settings.limits.quiet, clock or asyncio.get_running_loop().time)
+        self._transport = Transport(self._name, settings, territory, emit, resolver)
+        self._client = RegistryClient(self._name, host_url, credential, self._transport, territory, self.health, emit)
+        self._persistence = Persistence(self._name, settings.limits, self.health, emit)
+        self._limits = settings.limits
+
+    @property
+    def name(self) -> str:
+        """The host, with its port where the URL gives one."""
+        return self._name
+
+    @property
+    def is_down(self) -> bool:
+        """It could not be reached a moment ago and fails at once for now; better ask another first."""
+        return self.health.is_down
+
+    @property
+    def last_error(self) -> RegistryError | None:
+        """Why it counts as down or doubtful; None while it answers."""
+        return self.health.last_error
+
+    async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
+        """Return a manifest's descriptor by HEAD, by GET where the HEAD does not tell enough (P35, P37).
+
+        Raises:
+            ManifestUnknown, Denied, TooManyRequests, BadContent, Unavailable.
+        """
+        asked = Asked("manifest", repository, reference)
+        try:
+            found = await self._persistence.ask(str(asked), lambda: self._head_manifest(asked, reference))
+        except HeadRefused:
+            found = None
+        return found or (await self.manifest(repository, reference)).descriptor
+
+    async def manifest(self, repository: Repository, reference: Reference) -> Manifest:
+        """Return a manifest with its true media type (P23), verified by the digest asked for or that came with it.
+
+        Raises:
+            ManifestUnknown: it does not exist, or is schema 1 (P22).
+            Denied, TooManyRequests, Unavailable.
+            BadContent: wrong digest, over `manifest_bytes`, or no manifest at all (P23, P38, P45).
+        """
+        asked = Asked("manifest", repository, reference)
+        return await self._persistence.ask(str(asked), lambda: self._get_manifest(asked, reference))
+
+    async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
+        """Return a blob's size by HEAD; by one byte of it where the HEAD is refused or leads to a presigned URL (P36).
+
+        Raises:
+            BlobUnknown, Denied, TooManyRequests, BadContent, Unavailable.
+        """
+        asked = Asked("blob", repository, digest)
+        try:
+            size = await self._persistence.ask(str(asked), lambda: self._head_blob(asked, digest))
+        except HeadRefused:
+            size = None
+        if size is None:
+            size = await self._persistence.ask(str(asked), lambda: self._size_by_get(asked, digest))
+        return Descriptor(OCTET_STREAM, digest, size)
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> ResponseStream:
+        """Open a blob or a span of it; a 200 to a Range is read from the span's start (P37).
+
+        The stream's size is what this answer says: who resumes compares it with what was said before.
+
+        Raises:
+            BlobUnknown, Denied, RangeNotSatisfiable, TooManyRequests, BadContent, Unavailable.
+        """
+        asked = Asked("blob", repository, digest)
+        return await self._persistence.ask(str(asked), lambda: self._open(asked, digest, span))
+
+    async def ping(self) -> None:
+        """Ask the host whether it answers, even while it counts as down. Raises Transient kinds."""
+        await self._client.ping()
+
+    async def aclose(self) -> None:
+        """Close all connections, those of open streams too."""
+        await self._client.aclose()
+        await self._transport.aclose()
+
+    # Manifests
+
+    async def _head_manifest(self, asked: Asked, reference: Reference) -> Descriptor | None:
+        answer = await self._client.ask(asked, "HEAD", f"{_path(asked)}/manifests/{reference}", _ACCEPT, _OK)
+        headers = answer.response.headers
+        answer.response.release()
+        digest = _told_digest(answer.response)
+        if isinstance(reference, Digest):
+            if digest is not None and digest.algorithm == reference.algorithm and digest != reference:
+                raise BadContent(f"{self._name} says that {asked} has the digest {digest}")
+            digest = reference
+        media_type = media.essence(headers.get("Content-Type"))
+        size = content_length(headers)
+        if digest is None or media_type is None or media_type in _VAGUE or media_type in media.SCHEMA1 or not size:
+            return None
+        return Descriptor(media_type, digest, size)
+
+    async def _get_manifest(self, asked: Asked, reference: Reference) -> Manifest:
+        answer = await self._client.ask(asked, "GET", f"{_path(asked)}/manifests/{reference}", _ACCEPT, _OK)
+        body = await self._transport.read(answer.response, self._limits.manifest_bytes, asked)
+        expected = reference if isinstance(reference, Digest) else _told_digest(answer.response)
+        if len(body) > _HASHED_AT_ONCE:
+            digest = await asyncio.to_thread(Digest.of, body, expected.algorithm if expected else "sha256")
+        else:
+            digest = Digest.of(body, expected.algorithm if expected else "sha256")
+        if expected is not None and digest != expected:
+            raise BadContent(f"{self._name} gives for {asked} bytes with the digest {digest} instead of {expected}")
+        media_type = parse_manifest(body, answer.response.headers.get("Content-Type")).media_type
+        return Manifest(Descriptor(media_type, digest, len(body)), body, answer.anonymous)
+
+    # Blobs
+
+    async def _head_blob(self, asked: Asked, digest: Digest) -> int | None:
+        answer = await self._client.ask(asked, "HEAD", f"{_path(asked)}/blobs/{digest}", {}, _OK)
+        answer.response.release()
+        self._check_blob(asked, answer.response, digest)
+        return content_length(answer.response.headers)
+
+    async def _size_by_get(self, asked: Asked, digest: Digest) -> int:
+        answer = await self._ask_blob(asked, digest, "bytes=0-0")
+        answer.response.close()
+        self._check_blob(asked, answer.response, digest)
+        given = content_range(answer.response.headers)
+        whole = answer.response.status == 200
+        size = content_length(answer.response.headers) if whole else given.size if given is not None else None
+        if size is None:
+            raise Unavailable(f"{self._name} does not tell the size of {asked}")
+        return size
+
+    async def _open(self, asked: Asked, digest: Digest, span: ByteRange | None) -> ResponseStream:
+        wanted = span if span is None or span.first is None or span.first > 0 or span.last is not None else None
+        answer = await self._ask_blob(asked, digest, None if wanted is None else f"bytes={wanted}")
+        try:
+            return await self._stream(asked, digest, wanted, answer)
+        except BaseException:
+            answer.response.close()
+            raise
+
+    async def _ask_blob(self, asked: Asked, digest: Digest, range_header: str | None) -> Answer:
+        headers = {} if range_header is None else {"Range": range_header}
+        expect = _OK if range_header is None else _BLOB
+        return await self._client.ask(asked, "GET", f"{_path(asked)}/blobs/{digest}", headers, expect)
+
+    async def _stream(self, asked: Asked, digest: Digest, span: ByteRange | None, answer: Answer) -> ResponseStream:
+        response = answer.response
+        self._check_blob(asked, response, digest)
+        length, given = content_length(response.headers), content_range(response.headers)
+        if span is not None and response.status == 416:
+            response.close()
+            size = given.size if given is not None else None
+            if size is None:
+                size = await self._size_by_get(asked, digest)
+            if size == 0:  # P6
+                return await self._open(asked, digest, None)
+            raise RangeNotSatisfiable(f"{asked} has {size} bytes and none in the range {span}", size=size)
+        if span is not None and response.status == 206:
+            place = place_part(self._name, asked, span, given, length)
+        else:
+            place = place_whole(self._name, asked, span, length)
+        return ResponseStream(self._name, digest, response, place, anonymous=answer.anonymous)
+
+    def _check_blob(self, asked: Asked, response: aiohttp.ClientResponse, digest: Digest) -> None:
+        told = _told_digest(response)
+        if told is not None and told.algorithm == digest.algorithm and told != digest:
+            raise BadContent(f"{self._name} says that {asked} has the digest {told}")
+        if response.status in (200, 206) and media.essence(response.headers.get("Content-Type")) == "text/html":
+            raise BadContent(f"{self._name} answers {asked} with an HTML page: is it the registry, or a login portal?")
+
+
+def build_sources(
+    settings: UpstreamSettings, emit: Emit, *, resolver: AbstractResolver | None = None
+) -> list[RegistrySource]:
+    """Return the main host's source followed by the alternates', in order. Call it in a running loop.
+
+    The time for an answer is divided among them, so that one which hangs leaves the others their chance (P26).
+    """
+    hosts = (settings.url, *settings.alternates)
+    limits = replace(settings.limits, answer=settings.limits.answer / len(hosts))
+    shared = replace(settings, limits=limits)
+    return [RegistrySource(shared, host, emit, resolver=resolver) for host in hosts]
+
+
+def _path(asked: Asked) -> str:
+    assert asked.repository is not None
+    return asked.repository.path
+
+
+def _told_digest(response: aiohttp.ClientResponse) -> Digest | None:
+    """Return the `Docker-Content-Digest`; one that is malformed counts as missing (P37)."""
+    try:
+        return Digest.parse(response.headers.get("Docker-Content-Digest", ""))
+    except DigestInvalid:
+        return None

@@ -1,0 +1,72 @@
+"""A blob's body on its way from an upstream: exactly the bytes of a span, or an error. Nothing is verified here."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import aiohttp
+
+from proxy.oci.digest import Digest
+from proxy.oci.errors import Unavailable
+from proxy.upstream.spans import Placement
+from proxy.upstream.transport import give_up
+
+
+class ResponseStream:
+    """A BlobStream over the body of `response`, which lies in the blob as `place` says; the rest is dropped."""
+
+    def __init__(
+        self, host: str, digest: Digest, response: aiohttp.ClientResponse, place: Placement, *, anonymous: bool
+    ) -> None:
+        self.digest = digest
+        self.size = place.size
+        self.start = place.start
+        self.end = place.end
+        self.anonymous = anonymous
+        self._host = host
+        self._response = response
+        self._position = place.begins
+        self._stop = place.bound if place.end is None else place.end
+        self._over = False
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next bytes, as many as there are.
+
+        Raises:
+            Unavailable: the body breaks off, stalls, ends before `end`, or was closed before.
+        """
+        while not self._over:
+            chunk = await self._read()
+            at = self._position
+            self._position = at + len(chunk)
+            self._over = not chunk or (self._stop is not None and self._position >= self._stop)
+            if self._over:
+                await self.aclose()
+            if not chunk and self.end is not None and at < self.end:
+                raise Unavailable(f"{self._host} ends blob {self.digest} at byte {at} of {self.end}")
+            wanted = chunk[max(0, self.start - at) : None if self._stop is None else self._stop - at]
+            if wanted:
+                return wanted
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Give the connection back where the body is over, else close it. May be called at any time, and again."""
+        if not self._closed:
+            self._closed = True
+            give_up(self._response)
+
+    async def _read(self) -> bytes:
+        if self._closed:
+            raise Unavailable(f"blob {self.digest} from {self._host} was closed at byte {self._position}")
+        try:
+            return await self._response.content.readany()
+        except TimeoutError:
+            reason = "stalls"
+        except (aiohttp.ClientError, OSError) as error:
+            reason = f"breaks off ({type(error).__name__})"
+        await self.aclose()
+        raise Unavailable(f"{self._host} {reason} at byte {self._position} of blob {self.digest}")
