@@ -14,6 +14,7 @@ from typing import Any
 
 REDACTED = "[redacted]"
 _MAX_DEPTH = 6
+_MAX_TEXT = 65_536
 _MULTILINE = frozenset({"exception", "stack", "stack_info"})
 
 _SECRET_WORD = (
@@ -21,11 +22,11 @@ _SECRET_WORD = (
 )
 _SECRET_KEY = re.compile(rf"{_SECRET_WORD}|^x-registry-auth$|^auth$|^sig$", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z0-9._/:@+-]*")
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#@\"'<>]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?", re.IGNORECASE)
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/?#@\"'<>]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?", re.IGNORECASE)
 _SCHEME = re.compile(r"\b(bearer|basic)(\s+)([\w.~+/=-]+)", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"""([\w-]*(?:{_SECRET_WORD})[\w-]*|\bsig)      # a name that tells of a secret
-         (["']?\s*[=:]\s*)                            # assigned, or a header, or a JSON member
+    rf"""((?:{_SECRET_WORD})[\w-]{{0,32}}|\bsig)  # a name that tells of a secret
+         (["']?\s*[=:]\s*)                         # assigned, or a header, or a JSON member
          ((?:bearer|basic)\s+[^\s"',;&]+|"[^"]*"|'[^']*'|[^\s"',;&]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -42,6 +43,8 @@ def redact_text(text: str, *, lines: re.Pattern[str] = _CONTROL) -> str:
     """Return `text` without what looks like a secret, and without what could break the line or a terminal."""
     if _PLAIN.fullmatch(text) and "://" not in text:
         return text
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "…"
     text = _URL.sub(_without_query, text)
     text = _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
     text = _SCHEME.sub(_without_credential, text)

@@ -1,0 +1,212 @@
+"""Lines of the log, written to a real pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from metrics.events import RequestFinished
+from metrics.logs import Format, Level, Logs
+from metrics.sink import LineSink
+
+SECRET = "hunter2-S3cr3tValue"
+DIGEST = "sha256:" + "a" * 64
+
+
+def request(status: int = 200, **changed: Any) -> RequestFinished:
+    fields: dict[str, Any] = {
+        "kind": "blob",
+        "method": "GET",
+        "status": status,
+        "outcome": "hit",
+        "upstream": "docker.io",
+        "repository": "library/alpine",
+        "reference": DIGEST,
+        "sent": 1000,
+        "first_byte": 0.002,
+        "duration": 0.004,
+        "client": "192.0.2.7",
+        "request_id": "r-1",
+    }
+    return RequestFinished(**(fields | changed))
+
+
+class Written:
+    """What came out of the pipe, once the log was closed."""
+
+    text = ""
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+@contextmanager
+def logging_to_pipe(written: Written, *, level: Level = "info", style: Format = "json") -> Iterator[Logs]:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb") as reader:
+        chunks: list[bytes] = []
+        drain = threading.Thread(target=lambda: chunks.append(reader.read()))
+        drain.start()
+        try:
+            with Logs(level=level, style=style, descriptor=write_end) as logs:
+                yield logs
+        finally:
+            os.close(write_end)
+            drain.join()
+            written.text = b"".join(chunks).decode()
+
+
+@pytest.fixture
+def written() -> Written:
+    return Written()
+
+
+def test_a_request_is_one_line_with_everything_that_matters(written: Written) -> None:
+    with logging_to_pipe(written) as logs:
+        logs.log_request(request())
+    (line,) = written.lines
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {
+        "level": "info",
+        "event": "request",
+        "request_id": "r-1",
+        "method": "GET",
+        "kind": "blob",
+        "image": "docker.io/library/alpine",
+        "reference": DIGEST,
+        "outcome": "hit",
+        "status": 200,
+        "bytes": 1000,
+        "seconds": 0.004,
+        "first_byte": 0.002,
+        "client": "192.0.2.7",
+    }
+
+
+def test_a_failed_request_is_a_warning(written: Written) -> None:
+    with logging_to_pipe(written, level="warning") as logs:
+        logs.log_request(request(200))
+        logs.log_request(request(503))
+    assert [(line["level"], line["status"]) for line in written.lines] == [("warning", 503)]
+
+
+def test_the_level_changes_while_it_runs(written: Written) -> None:
+    own = logging.getLogger("tests.own")
+    with logging_to_pipe(written) as logs:
+        for level in ("info", "debug", "error"):
+            logs.set_level(level)
+            logs.log_request(request())
+            own.debug("standard")
+            logs.logger.debug("structured")
+            own.error("always")
+    assert [line["event"] for line in written.lines] == [
+        *("request", "always"),
+        *("request", "standard", "structured", "always"),
+        "always",
+    ]
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_planted_secret_never_appears(written: Written, style: Format) -> None:
+    with logging_to_pipe(written, level="debug", style=style) as logs:
+        own = logging.getLogger("tests.own")
+        logs.log_request(request(reference=f"https://h/x?sig={SECRET}", client=f"Bearer {SECRET}"))
+        own.info("asked %s", f"https://h/x?token={SECRET}")
+        own.info("headers", extra={"headers": {"Authorization": f"Bearer {SECRET}"}})
+        own.info("does not fit %d", f"password={SECRET}")
+        logs.logger.warning("config", upstream={"name": "x", "password": SECRET}, url=f"https://u:{SECRET}@h/")
+        try:
+            raise ValueError(f"token={SECRET}")
+        except ValueError:
+            own.exception("failed")
+            logs.logger.exception("failed")
+    assert SECRET not in written.text
+    assert written.text.count("[redacted]") >= 8
+    assert written.text.count("ValueError:") == 2
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_what_a_client_sends_cannot_forge_a_line(written: Written, style: Format) -> None:
+    with logging_to_pipe(written, style=style) as logs:
+        logs.log_request(request(reference='x\n{"event":"forged"}\x1b[2J', repository="\udcff"))
+        logging.getLogger("tests.own").info("got a\r\nb")
+    assert len(written.text.splitlines()) == 2
+    assert "\x1b" not in written.text
+
+
+def test_unhandled_errors_of_the_loop_land_in_the_log(written: Written) -> None:
+    async def fail() -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "lost", "exception": KeyError("k")})
+
+    with logging_to_pipe(written):
+        asyncio.run(fail())
+    (line,) = written.lines
+    assert (line["level"], line["logger"]) == ("error", "asyncio")
+    assert "KeyError" in line["exception"]
+
+
+def test_the_root_logger_is_given_back() -> None:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    with logging_to_pipe(Written(), level="error"):
+        assert root.handlers != before[0]
+    assert (root.handlers[:], root.level) == before
+
+
+def test_a_reader_that_stands_still_holds_nobody_and_what_is_lost_is_counted() -> None:
+    limit, sent, wide = 50, 400, "x" * 4096
+    read_end, write_end = os.pipe()
+    sink: LineSink[bytes] = LineSink(
+        write_end, lambda line: line + b"\n", lambda count: b"dropped %d\n" % count, limit=limit
+    )
+    sink.start()
+    start = time.monotonic()
+    for _ in range(sent):
+        sink.put(wide.encode())
+    assert time.monotonic() - start < 1
+    assert sink.dropped > 0
+
+    chunks: list[bytes] = []
+    with os.fdopen(read_end, "rb") as reader:
+        drain = threading.Thread(target=lambda: chunks.append(reader.read()))
+        drain.start()
+        sink.close(10)
+        os.close(write_end)
+        drain.join()
+    lines = b"".join(chunks).decode().splitlines()
+    told = sum(int(line.removeprefix("dropped ")) for line in lines if line.startswith("dropped "))
+    assert told == sink.dropped
+    assert lines.count(wide) == sent - sink.dropped
+
+
+def test_closing_does_not_wait_for_a_reader_that_never_comes() -> None:
+    read_end, write_end = os.pipe()
+    sink: LineSink[bytes] = LineSink(write_end, bytes, lambda count: b"")
+    sink.start()
+    for _ in range(64):
+        sink.put(b"x" * 4096)
+    start = time.monotonic()
+    sink.close(0.1)
+    assert time.monotonic() - start < 1
+    os.close(read_end)  # the writer, blocked until now, meets a broken pipe and ends
+    sink.close(10)
+    assert sink.dropped > 0
+    os.close(write_end)
+
+
+def test_a_hidden_request_costs_next_to_nothing() -> None:
+    logs, event, rounds = Logs(level="warning"), request(), 5000
+    start = time.thread_time()
+    for _ in range(rounds):
+        logs.log_request(event)
+    assert (time.thread_time() - start) / rounds < 2e-6
