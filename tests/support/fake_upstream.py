@@ -13,12 +13,9 @@ change them at any time. Nothing here asserts, and nothing sleeps but `rate` and
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import itertools
-import json
 import re
-import time
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -26,6 +23,7 @@ from typing import Self
 from aiohttp import web
 
 from proxy.oci.digest import Digest
+from tests.support.fake_auth import FakeAuth, error_reply
 
 _PIECE = 256 * 1024
 _PATH = re.compile(r"/v2/(?P<repo>.+)/(?P<kind>manifests|blobs|tags)/(?P<ref>[^/]+)")
@@ -66,21 +64,16 @@ class Reply:
     body: bytes = b""
 
 
-@dataclass(frozen=True)
-class _Token:
-    scope: str
-    anonymous: bool
-    expires: float
-
-
 class _Cut(Exception):
     """The connection was ended on purpose."""
 
 
-class FakeUpstream:
+class FakeUpstream(FakeAuth):
     """An aiohttp registry with contents by repository, a record of requests, and faults to set."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__()
+        self.tls = tls
         self.requests: list[Recorded] = []
         self.blobs: dict[str, dict[str, bytes]] = {}
         self.manifests: dict[str, dict[str, tuple[str, bytes]]] = {}
@@ -109,20 +102,6 @@ class FakeUpstream:
         self.redirect_to: FakeUpstream | str | None = None  # blobs: 307 to <there>/presigned/<digest>?signature=n
         self.redirect_status = 307
 
-        # Authentication.
-        self.auth: str | None = None  # None | "basic" | "bearer"
-        self.username = "user"
-        self.password = "correct horse"
-        self.refresh_token: str | None = None  # None: POST to the realm is 405
-        self.anonymous_allowed = True  # tokens are given without a credential too
-        self.private: set[str] = set()  # repositories that an anonymous token does not open
-        self.expires_in: int | None = 300
-        self.token_field = "token"
-        self.realm: str | None = None
-        self.challenge: str | None = None  # sent in place of the true one; "" sends none
-        self._tokens: dict[str, _Token] = {}
-
-        self._serial = itertools.count(1)
         self._arrived = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._http: web.Server | None = None
@@ -170,10 +149,6 @@ class FakeUpstream:
         self._go_on.set()
         self._go_on = asyncio.Event()
 
-    def revoke_tokens(self) -> None:
-        """Make every token given so far invalid."""
-        self._tokens.clear()
-
     async def stop_listening(self) -> None:
         """Refuse connections from now on, and cut those that exist."""
         assert self._server is not None
@@ -193,12 +168,12 @@ class FakeUpstream:
         """Listen on the same port as before."""
         assert self._http is not None
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._http, "127.0.0.1", self.port, reuse_address=True)
+        self._server = await loop.create_server(self._http, "127.0.0.1", self.port, reuse_address=True, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._http = web.Server(self._serve, handler_cancellation=True)
@@ -242,15 +217,15 @@ class FakeUpstream:
             if chosen is not None:
                 return web.Response(status=chosen.status, headers=dict(chosen.headers), body=chosen.body)
         if request.path == "/token":
-            return await self._token(request)
+            return await self.give_token(request)
         if request.path.startswith("/presigned/"):
             return await self._presigned(request, record)
         if request.path == "/v2/":
-            return self._refusal(request, None) or web.json_response({})
+            return self.refusal(request, None) or web.json_response({})
         match = _PATH.fullmatch(request.path)
         if match is None:
-            return _error(404, "UNSUPPORTED")
-        refusal = self._refusal(request, match["repo"])
+            return error_reply(404, "UNSUPPORTED")
+        refusal = self.refusal(request, match["repo"])
         if refusal is not None:
             return refusal
         if match["kind"] == "manifests":
@@ -267,7 +242,7 @@ class FakeUpstream:
         lines = ",".join(request.headers.getall("Accept", []))
         accepted = {part.split(";")[0].strip() for part in lines.split(",")}
         if not media_type or not accepted & {media_type, "*/*"}:
-            return _error(404, "MANIFEST_UNKNOWN")
+            return error_reply(404, "MANIFEST_UNKNOWN")
         headers = {"Content-Type": self.manifest_type or media_type}
         if not self.no_digest_headers:
             headers["Docker-Content-Digest"] = Digest.of(body)
@@ -276,14 +251,14 @@ class FakeUpstream:
     async def _blob(self, request: web.BaseRequest, record: Recorded, repo: str, ref: str) -> web.StreamResponse:
         data = self.blobs.get(repo, {}).get(ref)
         if data is None:
-            return _error(404, "BLOB_UNKNOWN")
+            return error_reply(404, "BLOB_UNKNOWN")
         if self.redirect_to is None:
             return await self._send(request, record, ref, data)
         base = self.redirect_to
         if isinstance(base, FakeUpstream):
             base.presigned[ref] = data
             base = base.url
-        where = f"{base}/presigned/{ref}?signature={next(self._serial)}"
+        where = f"{base}/presigned/{ref}?signature={next(self.serial)}"
         return web.Response(status=self.redirect_status, headers={"Location": where})
 
     async def _presigned(self, request: web.BaseRequest, record: Recorded) -> web.StreamResponse:
@@ -375,63 +350,3 @@ class FakeUpstream:
         if request.transport is not None:
             request.transport.abort() if abort else request.transport.close()
         raise _Cut
-
-    # Authentication
-
-    def _refusal(self, request: web.BaseRequest, repo: str | None) -> web.Response | None:
-        if self.auth is None:
-            return None
-        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-        if self.auth == "basic":
-            if scheme.lower() == "basic" and value == self._basic():
-                return None
-            return self._challenge('Basic realm="fake"')
-        scope = f"repository:{repo}:pull" if repo else ""
-        token = self._tokens.get(value) if scheme.lower() == "bearer" else None
-        if token is not None and token.expires > time.monotonic() and (not scope or token.scope == scope):
-            if repo in self.private and token.anonymous:
-                return self._challenge(self._bearer(scope) + ',error="insufficient_scope"')
-            return None
-        return self._challenge(self._bearer(scope))
-
-    def _basic(self) -> str:
-        return base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-    def _bearer(self, scope: str) -> str:
-        realm = self.realm or f"{self.url}/token"
-        return f'Bearer realm="{realm}",service="fake"' + (f',scope="{scope}"' if scope else "")
-
-    def _challenge(self, text: str) -> web.Response:
-        response = _error(401, "UNAUTHORIZED")
-        text = text if self.challenge is None else self.challenge
-        if text:
-            response.headers["WWW-Authenticate"] = text
-        return response
-
-    async def _token(self, request: web.BaseRequest) -> web.Response:
-        if request.method == "POST":
-            form = await request.post()
-            if self.refresh_token is None:
-                return web.Response(status=405)
-            if form.get("grant_type") != "refresh_token" or form.get("refresh_token") != self.refresh_token:
-                return web.Response(status=401)
-            return self._issue(str(form.get("scope", "")), anonymous=False)
-        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-        anonymous = not scheme
-        if (anonymous and not self.anonymous_allowed) or (not anonymous and value != self._basic()):
-            return web.Response(status=401)
-        return self._issue(" ".join(request.query.getall("scope", [])), anonymous=anonymous)
-
-    def _issue(self, scope: str, *, anonymous: bool) -> web.Response:
-        text = f"token-{next(self._serial)}"
-        lifetime = 60 if self.expires_in is None else self.expires_in
-        self._tokens[text] = _Token(scope, anonymous, time.monotonic() + lifetime)
-        answer: dict[str, object] = {self.token_field: text}
-        if self.expires_in is not None:
-            answer["expires_in"] = self.expires_in
-        return web.json_response(answer)
-
-
-def _error(status: int, code: str) -> web.Response:
-    body = json.dumps({"errors": [{"code": code, "message": code.lower()}]}).encode()
-    return web.Response(status=status, body=body, content_type="application/json")
