@@ -11,7 +11,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
 from tests.support.images import Image
@@ -36,6 +36,7 @@ class Client(Protocol):
         ...
 
 
+@runtime_checkable
 class RunsImages(Client, Protocol):
     """A client that unpacks what it pulls."""
 
