@@ -1,0 +1,30 @@
+"""What the store itself can fail with, beside the OSError of a full disk or a broken volume."""
+
+from __future__ import annotations
+
+
+class StoreError(OSError):
+    """The store cannot do what was asked; the message says what happened and what to do next.
+
+    An OSError, as what a disk refuses is: whoever writes to the store handles both alike.
+    """
+
+
+class StoreBusy(StoreError):
+    """Another process owns this data folder."""
+
+
+class StoreClosed(StoreError):
+    """The store, or the spool, was closed before the call."""
+
+
+class CatalogError(StoreError):
+    """SQLite refused: the disk is full, the file was taken away, or it is damaged."""
+
+
+class CatalogTooNew(StoreError):
+    """The catalog was written by a newer version of the program."""
+
+
+class CommitRefused(StoreError):
+    """A spool does not hold what the caller says that it verified."""

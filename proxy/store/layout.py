@@ -1,0 +1,67 @@
+"""Where things lie under the data folder. Names only: nothing here touches the disk.
+
+Paths derive from the validated digest alone (P41).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.oci.digest import Digest
+
+ALGORITHMS = ("sha256", "sha512")
+PREFIXES = tuple(f"{value:02x}" for value in range(256))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders and files of one store."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog.sqlite"
+
+    @property
+    def ingest(self) -> Path:
+        return self.root / "ingest"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def owner_lock(self) -> Path:
+        return self.run / "owner.lock"
+
+    def folders(self) -> list[Path]:
+        """Return every folder, parents first."""
+        blobs = self.root / "blobs"
+        return [
+            self.root,
+            self.ingest,
+            self.quarantine,
+            self.run,
+            blobs,
+            *(blobs / algorithm for algorithm in ALGORITHMS),
+            *(blobs / algorithm / prefix for algorithm in ALGORITHMS for prefix in PREFIXES),
+        ]
+
+    def shelf(self, algorithm: str, prefix: str) -> Path:
+        """Return the folder of the blobs whose hex begins with `prefix` (two digits)."""
+        return self.root / "blobs" / algorithm / prefix
+
+    def blob(self, digest: Digest) -> Path:
+        return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+
+    def spool(self, digest: Digest, generation: int) -> Path:
+        return self.ingest / f"{digest.algorithm}-{digest.hex}.{generation}"
+
+    def state(self, digest: Digest, generation: int) -> Path:
+        return self.ingest / f"{digest.algorithm}-{digest.hex}.{generation}.state"
