@@ -1,0 +1,263 @@
+"""The catalog: tags, memberships, blob records and intents, in SQLite. It knows nothing of files.
+
+Reads that the serving path repeats are answered from bounded caches without leaving the event loop; the others
+take one hop to a reader's thread. All writes go through the one `Writer`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
+from pathlib import Path
+from typing import Self, TypeVar
+
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.manifests import Child, ParsedManifest
+from proxy.oci.names import Repository, Tag
+from proxy.oci.platforms import Platform
+from proxy.store import changes, closure, queries
+from proxy.store.disk import Disk
+from proxy.store.lru import Lru
+from proxy.store.opening import open_catalog
+from proxy.store.readers import Readers
+from proxy.store.records import BlobRecord, Intent, Proof, TagRecord
+from proxy.store.touches import Checks, Touches, Uses
+from proxy.store.writer import Transaction, Writer
+
+__all__ = ["BlobRecord", "Catalog", "Intent", "Proof", "TagRecord"]
+
+CACHED = 50_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Catalog:
+    """Make it with `open`, end it with `aclose`. Its methods raise CatalogError when SQLite refuses.
+
+    State: the caches, which the writer's commits keep right, and the touches that wait to be written.
+    """
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._touches = Touches(self._write_touches)
+        self._tags: Lru[tuple[Repository, str], TagRecord] = Lru(CACHED)
+        self._members: Lru[tuple[Repository, str], bool] = Lru(CACHED)
+        self._named: Lru[tuple[Repository, str], bool] = Lru(CACHED)
+        self._blobs: Lru[str, BlobRecord] = Lru(CACHED)
+
+    @classmethod
+    async def open(cls, path: Path, disk: Disk) -> Self:
+        """Open or create the catalog at `path`. Raises CatalogError, CatalogTooNew."""
+        readers = Readers(path)
+        try:
+            connection = await readers.call(lambda: open_catalog(path, disk))
+            writer = Writer(connection)
+            writer.start()
+            return cls(writer, readers)
+        except BaseException:
+            await readers.aclose()
+            raise
+
+    @property
+    def epoch(self) -> str:
+        """What names this catalog for the change feed: another value means another history."""
+        return self._writer.epoch
+
+    async def aclose(self) -> None:
+        """Write what waits, then close the file."""
+        await self._touches.aclose()
+        await self._writer.aclose()
+        await self._readers.aclose()
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagRecord | None:
+        """Return what a tag was last seen to be."""
+
+        async def read() -> TagRecord | None:
+            row = await self._readers.row(queries.TAG, (*repository, tag))
+            if row is None:
+                return None
+            digest, media_type, size, version, origin, observed_at, checked_at = row
+            checked_at = max(checked_at, self._touches.last_check(repository, tag) or 0.0)
+            return TagRecord(Descriptor(media_type, Digest(digest), size), version, origin, observed_at, checked_at)
+
+        return await _cached(self._tags, (repository, tag), read)
+
+    async def put_tag(self, repository: Repository, tag: Tag, descriptor: Descriptor, now: float) -> bool:
+        """Record what a tag is at `now`; True when it is new or has moved. An equal digest only counts as a check."""
+
+        def operation(transaction: Transaction) -> bool:
+            transaction.on_commit(lambda: self._tags.forget((repository, tag)))
+            return changes.put_tag(transaction, repository, tag, descriptor, now)
+
+        return await self._writer.write(operation)
+
+    async def touch_tag(self, repository: Repository, tag: Tag, now: float) -> None:
+        """Record that a tag was confirmed at `now`: seen by `tag` at once, written with the next batch."""
+        self._touches.checked(repository, tag, now)
+        key = (repository, tag)
+        known = self._tags.get(key)
+        if known is not None:
+            self._tags.replace(key, replace(known, checked_at=max(known.checked_at, now)))
+
+    async def list_tags(self, repository: Repository, after: str | None, limit: int) -> list[Tag]:
+        """Return up to `limit` tags that come after `after`, in ASCII order (P11)."""
+        rows = await self._readers.rows(queries.TAGS, (*repository, after or "", limit))
+        return [Tag(row[0]) for row in rows]
+
+    async def has_membership(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether the repository is proven to contain the digest (P43)."""
+
+        async def read() -> bool | None:
+            return True if await self._readers.row(queries.MEMBERSHIP, (*repository, digest)) else None
+
+        member = await _cached(self._members, (repository, digest), read)
+        return member is True
+
+    async def named_in(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether a manifest that the repository is proven to contain has the digest for a child.
+
+        That is no proof by itself (P43): it suffices only for a public blob.
+        """
+
+        async def read() -> bool | None:
+            return True if await self._readers.row(queries.NAMED_IN, (*repository, digest)) else None
+
+        named = await _cached(self._named, (repository, digest), read)
+        return named is True
+
+    async def prove(self, repository: Repository, digest: Digest, proof: Proof) -> None:
+        """Record that the repository contains the digest. The first proof stays."""
+        if not await self.has_membership(repository, digest):
+            now = time.time()
+            await self._writer.write(lambda transaction: changes.prove(transaction, repository, digest, proof, now))
+
+    async def blob(self, digest: Digest) -> BlobRecord | None:
+        """Return what is known of a blob that is, or was, stored."""
+
+        async def read() -> BlobRecord | None:
+            row = await self._readers.row(queries.BLOB, (digest,))
+            if row is None:
+                return None
+            size, media_type, present, public, servable, complete = row
+            return BlobRecord(digest, size, media_type, bool(present), bool(public), bool(servable), bool(complete))
+
+        return await _cached(self._blobs, digest, read)
+
+    async def expected_size(self, digest: Digest) -> int | None:
+        """Return the size in bytes that the digest must have: as stored once, or as all manifests that name it say."""
+        row = await self._readers.row(queries.EXPECTED_SIZE, {"digest": digest})
+        return None if row is None else row[0]
+
+    async def children(self, digest: Digest) -> tuple[Child, ...]:
+        """Return what a manifest names, each digest once, in the manifest's order."""
+        rows = await self._readers.rows(queries.CHILDREN, (digest,))
+        return tuple(
+            Child(
+                Descriptor(media_type, Digest(child), size),
+                role,
+                Platform(*json.loads(platform)) if platform else None,
+                bool(required),
+            )
+            for child, media_type, size, role, platform, required in rows
+        )
+
+    def touch(self, digest: Digest) -> None:
+        """Note that a blob was used now; written with the next batch."""
+        self._touches.used(digest, time.time())
+
+    async def store_blob(
+        self,
+        digest: Digest,
+        *,
+        size: int,
+        parsed: ParsedManifest | None,
+        public: bool,
+        membership: tuple[Repository, Proof] | None,
+        generation: int | None = None,
+    ) -> None:
+        """Record a verified, durable blob with its edges and membership, and end its intent. Idempotent."""
+        now = time.time()
+
+        def operation(transaction: Transaction) -> None:
+            closure.record_blob(
+                transaction, digest, size=size, parsed=parsed, public=public, now=now, changed=self._forget_blobs
+            )
+            if membership is not None:
+                changes.prove(transaction, membership[0], digest, membership[1], now)
+            if generation is not None:
+                changes.drop_intent(transaction, digest, generation)
+
+        await self._writer.write(operation)
+
+    async def lose_blob(self, digest: Digest, still_there: Callable[[], bool]) -> bool:
+        """Record that a blob's file is gone, unless `still_there`, asked in the writer's thread, says otherwise."""
+
+        def operation(transaction: Transaction) -> bool:
+            if still_there():
+                return False
+            closure.lose_blob(transaction, digest, self._forget_blobs)
+            return True
+
+        return await self._writer.write(operation)
+
+    async def add_intent(self, digest: Digest, size: int | None, repository: Repository) -> int:
+        """Record that an attempt at a blob begins; return its generation, greater than all before."""
+        now = time.time()
+        return await self._writer.write(
+            lambda transaction: changes.add_intent(transaction, digest, size, repository, now)
+        )
+
+    async def drop_intent(self, digest: Digest, generation: int) -> None:
+        """Record that an attempt has ended without a blob."""
+        await self._writer.write(lambda transaction: changes.drop_intent(transaction, digest, generation))
+
+    async def intents(self) -> list[Intent]:
+        """Return all attempts that have not ended, oldest first."""
+        rows = await self._readers.rows(queries.INTENTS, ())
+        return [
+            Intent(Digest(digest), generation, size, Repository(upstream, path), created)
+            for digest, generation, size, upstream, path, created in rows
+        ]
+
+    async def shelf(self, algorithm: str, prefix: str) -> dict[Digest, int]:
+        """Return the sizes of the present blobs whose hex begins with `prefix`."""
+        low = f"{algorithm}:{prefix}"
+        rows = await self._readers.rows(queries.SHELF, (low, f"{low}g"))
+        return {Digest(digest): size for digest, size in rows}
+
+    async def totals(self) -> tuple[int, int, int, int, int]:
+        """Return the numbers of blobs, bytes, manifests, repositories and tags; kept, not counted."""
+        row = await self._readers.row(queries.TOTALS, ())
+        return row[0], row[1], row[2], row[3], row[4]
+
+    async def _write_touches(self, uses: Uses, checks: Checks) -> None:
+        def forget_loads() -> None:
+            for key in checks:
+                self._tags.cancel(key)
+
+        def operation(transaction: Transaction) -> None:
+            transaction.on_commit(forget_loads)
+            changes.write_touches(transaction, uses, checks)
+
+        await self._writer.write(operation)
+
+    def _forget_blobs(self, digests: list[str]) -> None:
+        for digest in digests:
+            self._blobs.forget(digest)
+
+
+async def _cached(cache: Lru[K, V], key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
+    value = cache.get(key)
+    if value is not None:
+        return value
+    ticket = cache.begin(key)
+    try:
+        value = await read()
+    finally:
+        cache.end(key, ticket, value)
+    return value

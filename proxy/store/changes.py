@@ -1,0 +1,81 @@
+"""The small writes of the catalog: tags, proofs, intents, touches. They run in the writer's thread.
+
+What makes manifests whole is in `closure`.
+"""
+
+from __future__ import annotations
+
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.names import Repository, Tag
+from proxy.store.records import Proof
+from proxy.store.touches import Checks, Uses
+from proxy.store.writer import Transaction
+
+
+def put_tag(transaction: Transaction, repository: Repository, tag: Tag, descriptor: Descriptor, now: float) -> bool:
+    """Point a tag at a digest; True when it did not point there before. Only then is anything stamped."""
+    row = transaction.repository(repository)
+    connection = transaction.connection
+    known = connection.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (row, tag)).fetchone()
+    if known is not None and known[0] == descriptor.digest:
+        connection.execute(
+            "UPDATE tag SET checked_at = max(checked_at, ?) WHERE repository = ? AND name = ?", (now, row, tag)
+        )
+        return False
+    connection.execute(
+        "INSERT INTO tag (repository, name, digest, media_type, size, version, origin, observed_at, checked_at, seq) "
+        "VALUES (?, ?, ?, ?, ?, ?, '', ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest, "
+        "media_type = excluded.media_type, size = excluded.size, version = excluded.version, "
+        "origin = excluded.origin, observed_at = excluded.observed_at, checked_at = excluded.checked_at, "
+        "seq = excluded.seq",
+        (
+            row,
+            tag,
+            descriptor.digest,
+            descriptor.media_type,
+            descriptor.size,
+            transaction.version(now),
+            now,
+            now,
+            transaction.stamp(),
+        ),
+    )
+    return True
+
+
+def prove(transaction: Transaction, repository: Repository, digest: Digest, proof: Proof, now: float) -> None:
+    """Record a membership; the first proof stays."""
+    transaction.connection.execute(
+        "INSERT INTO membership (repository, digest, proof, proved_at, seq) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        (transaction.repository(repository), digest, proof, now, transaction.stamp()),
+    )
+
+
+def add_intent(transaction: Transaction, digest: Digest, size: int | None, repository: Repository, now: float) -> int:
+    """Record an intent and return its generation: `seq` grows, so it does."""
+    generation = transaction.stamp()
+    transaction.connection.execute(
+        "INSERT INTO intent (digest, generation, size, repository, created) VALUES (?, ?, ?, ?, ?)",
+        (digest, generation, size, transaction.repository(repository), now),
+    )
+    return generation
+
+
+def drop_intent(transaction: Transaction, digest: Digest, generation: int) -> None:
+    transaction.connection.execute("DELETE FROM intent WHERE digest = ? AND generation = ?", (digest, generation))
+
+
+def write_touches(transaction: Transaction, uses: Uses, checks: Checks) -> None:
+    """Write a batch of last uses and tag checks; neither is a change that others are told of."""
+    connection = transaction.connection
+    connection.executemany(
+        "UPDATE blob SET last_use = ? WHERE digest = ? AND last_use < ?",
+        [(now, digest, now) for digest, now in uses.items()],
+    )
+    connection.executemany(
+        "UPDATE tag SET checked_at = max(checked_at, ?) "
+        "WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND name = ?",
+        [(now, *repository, tag) for (repository, tag), now in checks.items()],
+    )

@@ -1,0 +1,42 @@
+"""The statements that read the catalog. Those of SERVING may not scan a table: tests read their query plans."""
+
+from __future__ import annotations
+
+_REPOSITORY = "(SELECT id FROM repository WHERE upstream = ? AND path = ?)"
+
+TAG = f"""
+    SELECT digest, media_type, size, version, origin, observed_at, checked_at
+    FROM tag WHERE repository = {_REPOSITORY} AND name = ? AND digest IS NOT NULL
+"""
+TAGS = f"""
+    SELECT name FROM tag
+    WHERE repository = {_REPOSITORY} AND name > ? AND digest IS NOT NULL ORDER BY name LIMIT ?
+"""
+MEMBERSHIP = f"SELECT 1 FROM membership WHERE repository = {_REPOSITORY} AND digest = ?"
+NAMED_IN = f"""
+    SELECT 1 FROM edge CROSS JOIN membership ON membership.repository = {_REPOSITORY}
+        AND membership.digest = edge.parent
+    WHERE edge.child = ? LIMIT 1
+"""
+BLOB = """
+    SELECT size, media_type, present, public,
+        present AND (missing = 0 OR (kind = 'index' AND missing < children)), present AND missing = 0
+    FROM blob WHERE digest = ?
+"""
+EXPECTED_SIZE = """
+    SELECT coalesce((SELECT size FROM blob WHERE digest = :digest),
+        (SELECT CASE WHEN least = most THEN least END FROM (
+            SELECT (SELECT min(size) FROM edge WHERE child = :digest) AS least,
+                (SELECT max(size) FROM edge WHERE child = :digest) AS most)))
+"""
+CHILDREN = """
+    SELECT child, media_type, size, role, platform, required FROM edge WHERE parent = ? ORDER BY position
+"""
+INTENTS = """
+    SELECT digest, generation, size, upstream, path, created
+    FROM intent JOIN repository ON repository.id = intent.repository ORDER BY generation
+"""
+SHELF = "SELECT digest, size FROM blob WHERE digest >= ? AND digest < ? AND present"
+TOTALS = "SELECT blobs, bytes, manifests, repositories, tags FROM counter"
+
+SERVING = (TAG, TAGS, MEMBERSHIP, NAMED_IN, BLOB, EXPECTED_SIZE, CHILDREN)

@@ -1,0 +1,105 @@
+"""What the catalog and the store give back: plain values, no I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.names import Repository
+
+
+class Proof(enum.StrEnum):
+    """Why a repository is known to contain a digest (P43)."""
+
+    FETCHED = "fetched"
+    HEAD = "head"
+    IMPORTED = "imported"
+    SYNCED = "synced"
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """A tag as last seen.
+
+    version: hybrid logical clock, changes only when the digest does. observed_at: when this digest was first
+    seen there, checked_at: when it was last confirmed; both in seconds since the epoch. origin: the region that
+    observed it, empty for this one.
+    """
+
+    descriptor: Descriptor
+    version: int
+    origin: str
+    observed_at: float
+    checked_at: float
+
+    @property
+    def digest(self) -> Digest:
+        return self.descriptor.digest
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRecord:
+    """A blob or manifest that is, or once was, stored; `size` in bytes.
+
+    media_type: None for what is no manifest. public: it was once fetched anonymously. complete: it and all that it
+    requires is here. servable: complete or, of an index, at least one child is complete (or it has none).
+    """
+
+    digest: Digest
+    size: int
+    media_type: str | None
+    present: bool
+    public: bool
+    servable: bool
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An attempt at a blob that has not ended: `contiguous` of `size` (None while unknown) bytes are there."""
+
+    digest: Digest
+    generation: int
+    size: int | None
+    repository: Repository
+    created: float
+    contiguous: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What is stored. `bytes` counts blobs and manifests, `spools` the attempts that run or wait to be resumed."""
+
+    blobs: int
+    bytes: int
+    manifests: int
+    repositories: int
+    tags: int
+    spools: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProgress:
+    """How far a verification is: `checked` of about `total` blobs, `bytes` read."""
+
+    checked: int
+    total: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a verification found.
+
+    corrupt: set aside, as their bytes do not match. missing: in the catalog but not on the disk; now marked absent.
+    unknown: on the disk but not in the catalog; `adopted` are those of them that are whole, the others are set aside.
+    """
+
+    checked: int = 0
+    bytes: int = 0
+    corrupt: list[Digest] = field(default_factory=list)
+    missing: list[Digest] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    adopted: list[Digest] = field(default_factory=list)

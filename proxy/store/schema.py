@@ -1,0 +1,186 @@
+"""The catalog's schema and how a connection to it is opened. No queries.
+
+Every replicated record carries `seq`, the change feed's cursor: one counter that grows with every write and is
+stamped in the same transaction. Digests are text, `algorithm:hex`; times are seconds since the epoch; sizes bytes.
+
+    blob        a digest that is or was stored; `children` counts the distinct children it requires, `missing` those
+                of them that are not complete (see `closure`)
+    edge        a manifest names a child; once per pair, required if any mention is
+    referrer    a manifest has a subject
+    membership  a repository is proven to contain a digest (P43)
+    tag         a digest of NULL is a tombstone
+    pin         kept from eviction
+    intent      an attempt at a blob; written before its spool exists
+    counter     totals kept by triggers, so that nobody counts rows
+    meta        epoch, seq, clock
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+
+from proxy.store.errors import CatalogTooNew
+
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE repository (
+    id INTEGER PRIMARY KEY,
+    upstream TEXT NOT NULL,
+    path TEXT NOT NULL,
+    UNIQUE (upstream, path)
+);
+CREATE TABLE blob (
+    digest TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    media_type TEXT,
+    kind TEXT,
+    present INTEGER NOT NULL,
+    public INTEGER NOT NULL,
+    children INTEGER NOT NULL DEFAULT 0,
+    missing INTEGER NOT NULL DEFAULT 0,
+    last_use REAL NOT NULL,
+    stored_at REAL NOT NULL,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE edge (
+    parent TEXT NOT NULL REFERENCES blob (digest),
+    child TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    media_type TEXT NOT NULL,
+    role TEXT NOT NULL,
+    platform TEXT,
+    required INTEGER NOT NULL,
+    PRIMARY KEY (parent, child)
+) WITHOUT ROWID;
+CREATE TABLE referrer (
+    subject TEXT NOT NULL,
+    digest TEXT NOT NULL REFERENCES blob (digest),
+    artifact_type TEXT,
+    PRIMARY KEY (subject, digest)
+) WITHOUT ROWID;
+CREATE TABLE membership (
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    digest TEXT NOT NULL,
+    proof TEXT NOT NULL,
+    proved_at REAL NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (repository, digest)
+) WITHOUT ROWID;
+CREATE TABLE tag (
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    name TEXT NOT NULL,
+    digest TEXT,
+    media_type TEXT,
+    size INTEGER,
+    version INTEGER NOT NULL,
+    origin TEXT NOT NULL,
+    observed_at REAL NOT NULL,
+    checked_at REAL NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (repository, name)
+) WITHOUT ROWID;
+CREATE TABLE pin (
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    reference TEXT NOT NULL,
+    created REAL NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (repository, reference)
+) WITHOUT ROWID;
+CREATE TABLE intent (
+    digest TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    size INTEGER,
+    repository INTEGER NOT NULL REFERENCES repository (id),
+    created REAL NOT NULL,
+    PRIMARY KEY (digest, generation)
+) WITHOUT ROWID;
+CREATE TABLE counter (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    blobs INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    manifests INTEGER NOT NULL DEFAULT 0,
+    repositories INTEGER NOT NULL DEFAULT 0,
+    tags INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+
+_INDEXES = """
+CREATE INDEX edge_child ON edge (child, size);
+CREATE INDEX membership_digest ON membership (digest);
+CREATE INDEX tag_digest ON tag (digest);
+CREATE INDEX blob_seq ON blob (seq);
+CREATE INDEX blob_last_use ON blob (last_use);
+CREATE INDEX membership_seq ON membership (seq);
+CREATE INDEX tag_seq ON tag (seq);
+CREATE INDEX pin_seq ON pin (seq);
+"""
+
+_TRIGGERS = """
+CREATE TRIGGER blob_added AFTER INSERT ON blob WHEN new.present BEGIN
+    UPDATE counter SET blobs = blobs + 1, bytes = bytes + new.size,
+        manifests = manifests + (new.media_type IS NOT NULL);
+END;
+CREATE TRIGGER blob_changed AFTER UPDATE OF present, size, media_type ON blob BEGIN
+    UPDATE counter SET blobs = blobs + new.present - old.present,
+        bytes = bytes + new.present * new.size - old.present * old.size,
+        manifests = manifests + new.present * (new.media_type IS NOT NULL)
+            - old.present * (old.media_type IS NOT NULL);
+END;
+CREATE TRIGGER repository_added AFTER INSERT ON repository BEGIN
+    UPDATE counter SET repositories = repositories + 1;
+END;
+CREATE TRIGGER tag_added AFTER INSERT ON tag WHEN new.digest IS NOT NULL BEGIN
+    UPDATE counter SET tags = tags + 1;
+END;
+CREATE TRIGGER tag_changed AFTER UPDATE OF digest ON tag BEGIN
+    UPDATE counter SET tags = tags + (new.digest IS NOT NULL) - (old.digest IS NOT NULL);
+END;
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the one connection that writes, creating or checking the schema. Blocks.
+
+    Raises:
+        CatalogTooNew: a newer version of the program has written it.
+        sqlite3.DatabaseError: the file is damaged or cannot be used.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise CatalogTooNew(
+                f"catalog {path} has schema {version}, this program knows up to {VERSION}: "
+                "run the newer version, or give another data folder"
+            )
+        if version == 0:
+            _create(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that can only read. Blocks."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    epoch = secrets.token_hex(16)
+    seed = f"""
+        INSERT INTO counter (id) VALUES (1);
+        INSERT INTO meta VALUES ('epoch', '{epoch}'), ('seq', 0), ('clock', 0);
+        PRAGMA user_version = {VERSION};
+    """
+    connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} {_INDEXES} {_TRIGGERS} {seed} COMMIT;")
