@@ -1,0 +1,179 @@
+"""Attempts at blobs: begun, parked, resumed, abandoned, committed; each ends exactly once.
+
+The intent is durable before the spool exists. A commit syncs the spool together with a note of what the catalog
+will be told, renames it, syncs the folders, then makes one catalog transaction; whatever a crash leaves of that
+is put right by `recovery`. The methods are to be run by an `Owned`: none may be cancelled half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BadContent
+from proxy.oci.manifests import ParsedManifest
+from proxy.oci.names import Repository
+from proxy.store.catalog import Catalog
+from proxy.store.errors import StoreClosed
+from proxy.store.files import CommitNote, Files
+from proxy.store.records import Intent, Proof
+from proxy.store.spool import Spool
+
+THREADS = 4
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Attempts:
+    """State: the attempts that run (`_active`), and those that wait to be resumed (`_interrupted`, oldest first)."""
+
+    def __init__(self, files: Files, catalog: Catalog, interrupted: Iterable[Intent]) -> None:
+        self._files = files
+        self._catalog = catalog
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store-write")
+        self._active: dict[tuple[Digest, int], Spool] = {}
+        self._interrupted: dict[Digest, list[Intent]] = {}
+        for intent in interrupted:
+            self._interrupted.setdefault(intent.digest, []).append(intent)
+
+    def active(self) -> list[Spool]:
+        """Return the spools of the attempts that run."""
+        return list(self._active.values())
+
+    def interrupted(self) -> list[Intent]:
+        """Return the attempts that wait, oldest first."""
+        waiting = [intent for intents in self._interrupted.values() for intent in intents]
+        return sorted(waiting, key=lambda intent: intent.generation)
+
+    def can_resume(self, digest: Digest) -> bool:
+        return digest in self._interrupted
+
+    async def aclose(self) -> None:
+        """Let the threads end."""
+        await asyncio.to_thread(self._executor.shutdown)
+
+    async def begin(self, digest: Digest, size: int | None, repository: Repository) -> Spool:
+        generation = await self._catalog.add_intent(digest, size, repository)
+        try:
+            spool = await self._run(self._files.create_spool, digest, generation, size, repository)
+        except BaseException:
+            await self._catalog.drop_intent(digest, generation)
+            raise
+        self._active[digest, generation] = spool
+        return spool
+
+    async def resume(self, digest: Digest) -> Spool | None:
+        """Return the newest spool that has certain bytes, having removed all others of the digest."""
+        chosen: Spool | None = None
+        intents = self._interrupted.pop(digest, [])
+        try:
+            while intents:
+                intent = intents[-1]
+                reopened = None if chosen else await self._run(self._files.reopen_spool, intent)
+                if reopened is None:
+                    await self._forget(digest, intent.generation)
+                else:
+                    chosen = self._active[digest, intent.generation] = reopened
+                intents.pop()
+        except OSError:
+            self._interrupted[digest] = intents + self._interrupted.get(digest, [])
+            if chosen is None:
+                raise
+            _log.warning("older spools of %s could not be removed", digest, exc_info=True)
+        return chosen
+
+    async def park(self, spool: Spool) -> None:
+        if self._active.pop((spool.digest, spool.generation), None) is None:
+            return
+        try:
+            await self._run(spool.checkpoint)
+        except OSError:
+            _log.warning("spool of %s could not be synced: a power loss may cost it", spool.digest, exc_info=True)
+        spool.close()
+        if not spool.contiguous:
+            await self._forget(spool.digest, spool.generation)
+            return
+        intent = Intent(spool.digest, spool.generation, spool.size, spool.repository, time.time(), spool.contiguous)
+        self._interrupted.setdefault(spool.digest, []).append(intent)
+
+    async def abandon(self, spool: Spool) -> None:
+        if self._active.pop((spool.digest, spool.generation), None) is None:
+            return
+        spool.close()
+        await self._forget(spool.digest, spool.generation)
+
+    async def commit(
+        self,
+        spool: Spool,
+        *,
+        size: int,
+        repository: Repository,
+        proof: Proof,
+        public: bool,
+        parsed: ParsedManifest | None,
+    ) -> None:
+        """Raises CommitRefused, StoreClosed when the attempt has ended; after a failure it still runs."""
+        digest, generation = key = (spool.digest, spool.generation)
+        if self._active.pop(key, None) is None:
+            raise StoreClosed(f"the attempt at {digest} has ended already: it cannot be committed")
+        media_type = parsed.media_type if parsed else None
+        note = CommitNote(size, (repository.upstream, repository.path), proof, public, media_type)
+        try:
+            await self._run(self._seal_and_install, spool, note)
+            await self._catalog.store_blob(
+                digest,
+                size=size,
+                parsed=parsed,
+                public=public,
+                membership=(repository, proof),
+                generation=generation,
+            )
+        except BaseException:
+            self._active[key] = spool
+            raise
+        spool.close()
+        await self._run(self._files.remove_spool, digest, generation)
+
+    async def put_manifest(
+        self,
+        body: bytes,
+        *,
+        parsed: ParsedManifest,
+        repository: Repository,
+        proof: Proof,
+        public: bool,
+        digest: Digest,
+    ) -> None:
+        if await self._run(Digest.of, body, digest.algorithm) != digest:
+            raise BadContent(f"manifest of {repository} does not match {digest}: it is not stored")
+        record = await self._catalog.blob(digest)
+        if record is not None and record.present:
+            membership = (repository, proof)
+            await self._catalog.store_blob(digest, size=len(body), parsed=parsed, public=public, membership=membership)
+            return
+        spool = await self.begin(digest, len(body), repository)
+        try:
+            await self._run(spool.write, 0, body)
+            await self.commit(spool, size=len(body), repository=repository, proof=proof, public=public, parsed=parsed)
+        except BaseException:
+            await self.abandon(spool)
+            raise
+
+    def _seal_and_install(self, spool: Spool, note: CommitNote) -> None:
+        self._files.seal(spool, note)
+        self._files.install(spool.digest, spool.generation)
+
+    async def _forget(self, digest: Digest, generation: int) -> None:
+        await self._run(self._files.remove_spool, digest, generation)
+        await self._catalog.drop_intent(digest, generation)
+
+    async def _run(self, function: Callable[..., T], *values: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *values))

@@ -1,0 +1,229 @@
+"""The files of one store: spools made, reopened and removed, blobs put in their place, opened and set aside.
+
+Everything here blocks and belongs in threads. It knows nothing of the catalog; the order of both is `store`'s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from proxy.oci.digest import Digest
+from proxy.oci.names import Repository
+from proxy.store.disk import Disk
+from proxy.store.errors import CommitRefused, StoreBusy
+from proxy.store.layout import Layout
+from proxy.store.record import StateRecord
+from proxy.store.records import Intent, Proof
+from proxy.store.spool import Spool
+
+
+class CommitNote(msgspec.Struct, frozen=True):
+    """What the catalog is about to be told of a verified spool. `media_type`: of a manifest, else None."""
+
+    size: int
+    repository: tuple[str, str]
+    proof: Proof
+    public: bool
+    media_type: str | None
+
+
+_decode_note = msgspec.json.Decoder(CommitNote).decode
+
+
+class Files:
+    """See the module. `_names` is held while a blob's name changes hands, so that no good file is set aside."""
+
+    def __init__(self, root: Path, disk: Disk) -> None:
+        self.layout = Layout(root)
+        self.disk = disk
+        self._boot = disk.boot_id()
+        self._names = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make the folders that are missing, durably."""
+        grown: dict[Path, None] = {}
+        self.layout.root.parent.mkdir(parents=True, exist_ok=True)
+        for folder in self.layout.folders():
+            if self.disk.make_folder(folder):
+                grown[folder.parent] = None
+        for folder in grown:
+            self.disk.fsync_folder(folder)
+
+    def lock(self) -> int:
+        """Return a descriptor that holds the folder for this process. Raises StoreBusy."""
+        fd = self.disk.open_or_create(self.layout.owner_lock)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.disk.truncate(fd, 0)
+            self.disk.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError:
+            owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise StoreBusy(
+                f"data folder {self.layout.root} belongs to process {owner}: stop it, or give another data folder"
+            ) from None
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def create_spool(self, digest: Digest, generation: int, size: int | None, repository: Repository) -> Spool:
+        """Make an empty spool and its record. Leaves nothing behind when it fails."""
+        path = self.layout.spool(digest, generation)
+        try:
+            record = StateRecord.create(
+                self.disk, self.layout.state(digest, generation), digest, generation, self._boot
+            )
+            try:
+                fd = self.disk.create(path)
+            except BaseException:
+                record.close()
+                raise
+        except BaseException:
+            self.remove_spool(digest, generation)
+            raise
+        return Spool(
+            disk=self.disk,
+            path=path,
+            fd=fd,
+            record=record,
+            digest=digest,
+            generation=generation,
+            repository=repository,
+            size=size,
+        )
+
+    def reopen_spool(self, intent: Intent) -> Spool | None:
+        """Open the spool of an interrupted attempt, cut to the bytes that are certain; None if there are none."""
+        path = self.layout.spool(intent.digest, intent.generation)
+        record = self._record(intent)
+        if record is None:
+            return None
+        try:
+            fd = self.disk.open(path)
+        except FileNotFoundError:
+            record.close()
+            return None
+        contiguous = record.trusted()
+        if not 0 < contiguous <= os.fstat(fd).st_size:
+            os.close(fd)
+            record.close()
+            return None
+        progress = record.progress()
+        size = progress.size if progress is not None and progress.size is not None else intent.size
+        spool = Spool(
+            disk=self.disk,
+            path=path,
+            fd=fd,
+            record=record,
+            digest=intent.digest,
+            generation=intent.generation,
+            repository=intent.repository,
+            size=size,
+            contiguous=contiguous,
+        )
+        self.disk.truncate(fd, contiguous)
+        return spool
+
+    def trusted(self, intent: Intent) -> int:
+        """Return how many bytes of an interrupted spool are certain."""
+        record = self._record(intent)
+        if record is None:
+            return 0
+        try:
+            size = self.layout.spool(intent.digest, intent.generation).stat().st_size
+            return trusted if (trusted := record.trusted()) <= size else 0
+        except FileNotFoundError:
+            return 0
+        finally:
+            record.close()
+
+    def note(self, intent: Intent) -> CommitNote | None:
+        """Return the note of a commit that had begun, if the bytes are there, in the spool or in their place."""
+        record = self._record(intent)
+        if record is None:
+            return None
+        try:
+            raw = record.note()
+            note = _decode_note(raw) if raw else None
+        except msgspec.MsgspecError:
+            return None
+        finally:
+            record.close()
+        if note is None:
+            return None
+        for path in (self.layout.spool(intent.digest, intent.generation), self.layout.blob(intent.digest)):
+            with suppress(FileNotFoundError):
+                if path.stat().st_size == note.size:
+                    return note
+        return None
+
+    def seal(self, spool: Spool, note: CommitNote) -> None:
+        """Make a verified spool durable, with the note of its commit. Raises CommitRefused."""
+        length = os.fstat(spool.fd).st_size
+        if not length == spool.contiguous == note.size:
+            raise CommitRefused(
+                f"spool of {spool.digest} holds {spool.contiguous} bytes in a file of {length}, not the {note.size} "
+                "that were verified: it must be fetched again"
+            )
+        spool.seal(msgspec.json.encode(note))
+        self.disk.fsync_folder(self.layout.ingest)
+
+    def install(self, digest: Digest, generation: int) -> None:
+        """Give a sealed spool its final name, durably. Nothing to do when it has it."""
+        target = self.layout.blob(digest)
+        with self._names, suppress(FileNotFoundError):
+            self.disk.rename(self.layout.spool(digest, generation), target)
+        self.disk.fsync_folder(target.parent)
+        self.disk.fsync_folder(self.layout.ingest)
+
+    def remove_spool(self, digest: Digest, generation: int) -> None:
+        """Remove a spool and its record, whichever of them is there."""
+        self.disk.unlink(self.layout.spool(digest, generation))
+        self.disk.unlink(self.layout.state(digest, generation))
+
+    def sweep_ingest(self, keep: list[Intent]) -> int:
+        """Remove what no intent speaks of; return how many files that were."""
+        known = set()
+        for intent in keep:
+            known.add(self.layout.spool(intent.digest, intent.generation).name)
+            known.add(self.layout.state(intent.digest, intent.generation).name)
+        strays = [name for name in os.listdir(self.layout.ingest) if name not in known]
+        for name in strays:
+            self.disk.unlink(self.layout.ingest / name)
+        return len(strays)
+
+    def has_blob(self, digest: Digest) -> bool:
+        return self.layout.blob(digest).exists()
+
+    def open_blob(self, digest: Digest) -> int | None:
+        """Return a descriptor to read a blob from, None when there is no file."""
+        try:
+            return os.open(self.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+    def set_aside(self, path: Path, inode: int) -> Path | None:
+        """Move a wrong file to quarantine and return where; None if another file has taken its place meanwhile."""
+        target = self.layout.quarantine / f"{path.name}.{time.time_ns()}"
+        with self._names:
+            try:
+                if path.stat(follow_symlinks=False).st_ino != inode:
+                    return None
+                self.disk.rename(path, target)
+            except FileNotFoundError:
+                return None
+        self.disk.fsync_folder(self.layout.quarantine)
+        self.disk.fsync_folder(path.parent)
+        return target
+
+    def _record(self, intent: Intent) -> StateRecord | None:
+        path = self.layout.state(intent.digest, intent.generation)
+        return StateRecord.open(self.disk, path, intent.digest, intent.generation, self._boot)

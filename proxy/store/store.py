@@ -1,0 +1,267 @@
+"""The store: content-addressed files and the catalog that speaks of them, kept in step through any crash.
+
+It believes that its caller has verified what is committed, and knows nothing of sources, fills or readers. How
+blobs enter is in `attempts`, what happens after a crash in `recovery`, the hashing of all in `verify`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from proxy.oci.digest import Digest
+from proxy.oci.manifests import ParsedManifest
+from proxy.oci.names import Repository
+from proxy.store.attempts import Attempts
+from proxy.store.catalog import Catalog, Proof
+from proxy.store.disk import Disk
+from proxy.store.errors import StoreClosed
+from proxy.store.files import Files
+from proxy.store.records import Intent, StoreStats, VerifyProgress, VerifyReport
+from proxy.store.recovery import recover
+from proxy.store.spool import Spool
+from proxy.store.tasks import Owned
+from proxy.store.verify import Verification
+
+THREADS = 4
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class StoredFile:
+    """An open blob of `size` bytes. Whoever takes the descriptor over closes it instead of calling `close`."""
+
+    fd: int
+    size: int
+    media_type: str | None
+    digest: Digest
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Wrong(Exception):
+    """A blob's file is gone (`found` None), or is not as long as the catalog says."""
+
+    def __init__(self, found: os.stat_result | None) -> None:
+        super().__init__()
+        self.found = found
+
+
+class Store:
+    """Make it with `open`, end it with `close`. One process owns a data folder at a time.
+
+    Besides what each method names, StoreClosed is raised after `close`, and OSError (as CatalogError is) when the
+    disk refuses.
+    """
+
+    def __init__(self, files: Files, catalog: Catalog, owner: int, interrupted: list[Intent]) -> None:
+        self.catalog = catalog
+        self._files = files
+        self._owner = owner
+        self._attempts = Attempts(files, catalog, interrupted)
+        self._owned = Owned()
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store-read")
+        self._closed = False
+
+    @classmethod
+    async def open(cls, root: Path, *, disk: Disk | None = None) -> Self:
+        """Open or make the store in `root` and put right what the last run left.
+
+        Raises:
+            StoreBusy: another process owns it; the message names it.
+            CatalogTooNew: a newer version of the program has written it.
+        """
+        files = Files(root, disk or Disk())
+        await asyncio.to_thread(files.prepare)
+        owner = await asyncio.to_thread(files.lock)
+        try:
+            catalog = await Catalog.open(files.layout.catalog, files.disk)
+            try:
+                return cls(files, catalog, owner, await recover(files, catalog, time.time()))
+            except BaseException:
+                await catalog.aclose()
+                raise
+        except BaseException:
+            os.close(owner)
+            raise
+
+    async def close(self) -> None:
+        """Finish what was begun, keep open spools for a later resume, and give the folder free."""
+        if self._closed:
+            return
+        self._closed = True
+        for spool in self._attempts.active():
+            await self.park(spool)
+        await self._owned.aclose()
+        await self._attempts.aclose()
+        await self.catalog.aclose()
+        await asyncio.to_thread(self._executor.shutdown)
+        os.close(self._owner)
+
+    async def open_blob(self, digest: Digest) -> StoredFile | None:
+        """Open a stored blob, None when there is none.
+
+        A file that is gone or of the wrong size is set aside and the catalog told, and None is returned.
+        """
+        record = await self.catalog.blob(digest)
+        if record is None or not record.present:
+            return None
+        self._require_open()
+        job = self._executor.submit(_open, self._files, digest, record.size)
+        try:
+            return StoredFile(await asyncio.wrap_future(job), record.size, record.media_type, digest)
+        except asyncio.CancelledError:
+            job.add_done_callback(_close_result)
+            raise
+        except _Wrong as wrong:
+            await self._owned.run(self._lose(digest, wrong.found, record.size))
+            return None
+
+    async def read_blob(self, digest: Digest, limit: int) -> bytes | None:
+        """Return a stored blob of up to `limit` bytes, None when there is none, or it is larger."""
+        record = await self.catalog.blob(digest)
+        if record is None or not record.present or record.size > limit:
+            return None
+        self._require_open()
+        try:
+            return await asyncio.wrap_future(self._executor.submit(_read, self._files, digest, record.size))
+        except _Wrong as wrong:
+            await self._owned.run(self._lose(digest, wrong.found, record.size))
+            return None
+
+    async def begin(self, digest: Digest, size: int | None, repository: Repository) -> Spool:
+        """Start an attempt at a blob of `size` bytes (None: unknown) that `repository` was asked for."""
+        self._require_open()
+        return await self._owned.run(self._attempts.begin(digest, size, repository), undo=self.abandon)
+
+    async def resume(self, digest: Digest) -> Spool | None:
+        """Go on with the newest interrupted attempt that has certain bytes; all others of the digest are removed."""
+        self._require_open()
+        if not self._attempts.can_resume(digest):
+            return None
+        return await self._owned.run(self._attempts.resume(digest), undo=self._park_if_any)
+
+    async def park(self, spool: Spool) -> None:
+        """End an attempt and keep its bytes for a later `resume`. Nothing to do when it has ended already."""
+        await self._owned.run(self._attempts.park(spool))
+
+    async def abandon(self, spool: Spool) -> None:
+        """End an attempt and remove its bytes. Nothing to do when it has ended already."""
+        await self._owned.run(self._attempts.abandon(spool))
+
+    async def commit(
+        self,
+        spool: Spool,
+        *,
+        size: int,
+        repository: Repository,
+        proof: Proof,
+        public: bool,
+        parsed: ParsedManifest | None = None,
+    ) -> None:
+        """Store a spool whose digest and size the caller has verified (P38), and end the attempt.
+
+        Once begun it completes, even if the caller is cancelled; idempotent when the blob is stored already.
+        `public`: it was given anonymously. `parsed`: what it is, if it is a manifest.
+
+        Raises:
+            CommitRefused: the spool does not hold `size` bytes. The attempt then is still to be ended.
+        """
+        self._require_open()
+        work = self._attempts.commit(spool, size=size, repository=repository, proof=proof, public=public, parsed=parsed)
+        await self._owned.run(work, rescue=partial(self.park, spool))
+
+    async def put_manifest(
+        self,
+        body: bytes,
+        *,
+        parsed: ParsedManifest,
+        repository: Repository,
+        proof: Proof,
+        public: bool,
+        digest: Digest,
+    ) -> None:
+        """Store a manifest as its exact bytes (P18), or add what is new about one that is stored.
+
+        Raises:
+            BadContent: the bytes do not match the digest.
+        """
+        self._require_open()
+        await self._owned.run(
+            self._attempts.put_manifest(
+                body, parsed=parsed, repository=repository, proof=proof, public=public, digest=digest
+            )
+        )
+
+    async def verify(
+        self, progress: Callable[[VerifyProgress], None] = lambda progress: None, concurrency: int = 2
+    ) -> VerifyReport:
+        """Hash every stored blob again, in `concurrency` threads; set aside what is wrong, adopt what is unknown.
+
+        `progress` is called in the event loop after each blob. May run beside fills.
+        """
+        self._require_open()
+        return await Verification(self._files, self.catalog, progress, concurrency).run()
+
+    async def interrupted(self) -> list[Intent]:
+        """Return the attempts that `resume` would go on with, oldest first."""
+        return self._attempts.interrupted()
+
+    async def stats(self) -> StoreStats:
+        """Return what is stored, from totals that are kept: it costs one row."""
+        spools = len(self._attempts.active()) + len(self._attempts.interrupted())
+        return StoreStats(*await self.catalog.totals(), spools)
+
+    async def _lose(self, digest: Digest, found: os.stat_result | None, size: int) -> None:
+        if found is None:
+            _log.error("blob %s is in the catalog but not on the disk: it is fetched again when asked for", digest)
+        else:
+            path = self._files.layout.blob(digest)
+            target = await asyncio.to_thread(self._files.set_aside, path, found.st_ino)
+            _log.error("blob %s has %d bytes instead of %d; set aside as %s", digest, found.st_size, size, target)
+        await self.catalog.lose_blob(digest, partial(self._files.has_blob, digest))
+
+    async def _park_if_any(self, spool: Spool | None) -> None:
+        if spool is not None:
+            await self.park(spool)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closed: the mirror is shutting down")
+
+
+def _open(files: Files, digest: Digest, size: int) -> int:
+    fd = files.open_blob(digest)
+    if fd is None:
+        raise _Wrong(None)
+    found = os.fstat(fd)
+    if found.st_size != size:
+        os.close(fd)
+        raise _Wrong(found)
+    return fd
+
+
+def _read(files: Files, digest: Digest, size: int) -> bytes:
+    with open(_open(files, digest, size), "rb") as file:
+        body = file.read(size)
+        if len(body) != size:
+            raise _Wrong(os.fstat(file.fileno()))
+    return body
+
+
+def _close_result(job: Future[int]) -> None:
+    if not job.cancelled() and job.exception() is None:
+        os.close(job.result())
