@@ -113,13 +113,13 @@ async def pull(
     wanted = _wanted(platforms)
     top = await cache.manifest(repository, reference)
     descriptor = top.descriptor
-    report(Resolved(str(repository), descriptor.digest, descriptor.media_type))
+    report(Resolved(str(repository), str(descriptor.digest), descriptor.media_type))
     walk = _Walk(cache, repository, wanted, report)
     await walk.manifest(top)
     await walk.blobs()
     return PullResult(
         repository=str(repository),
-        digest=descriptor.digest,
+        digest=str(descriptor.digest),
         media_type=descriptor.media_type,
         manifests=len(walk.manifests),
         blobs=len(walk.stored),
@@ -187,7 +187,7 @@ class _Walk:
                 raise BadContent(f"indexes are nested more than {MAX_DEPTH} deep")
             await self.manifest(await self._cache.manifest(self._repository, digest), depth)
         except RegistryError as error:
-            self._failed(digest, error.message)
+            self._failed(str(digest), error.message)
 
     def _tell_missing(self, parsed: ParsedManifest, chosen: Sequence[Child], missing: Sequence[Platform]) -> None:
         offered = ", ".join(sorted({str(child.platform) for child in parsed.children if child.platform}))
@@ -201,7 +201,7 @@ class _Walk:
         """Ensure every blob that the manifests named, `AT_ONCE` at a time."""
         slots = asyncio.Semaphore(AT_ONCE)
         for digest, size in self._wanted_blobs.items():
-            self._report(BlobProgress(digest, size, 0))
+            self._report(BlobProgress(str(digest), size, 0))
         sampling = asyncio.create_task(self._sample(), name="pull progress")
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -218,17 +218,17 @@ class _Walk:
             for fill in self._cache.running():
                 size = self._wanted_blobs.get(fill.digest)
                 if size is not None and fill.digest not in self.stored:
-                    self._report(BlobProgress(fill.digest, size, min(fill.received, size)))
+                    self._report(BlobProgress(str(fill.digest), size, min(fill.received, size)))
 
     async def _blob(self, digest: Digest, size: int, slots: asyncio.Semaphore) -> None:
         async with slots:
             try:
                 await self._cache.ensure_blob(self._repository, digest)
             except (RegistryError, OSError) as error:
-                self._failed(digest, str(error))
+                self._failed(str(digest), str(error))
                 return
         self.stored[digest] = size
-        self._report(BlobProgress(digest, size, size))
+        self._report(BlobProgress(str(digest), size, size))
 
     def _failed(self, what: str, error: str) -> None:
         failure = Failure(what, error)

@@ -1,0 +1,23 @@
+"""The `entrepot` command. One module for each command; here only their names.
+
+Exit codes: 0 done, 1 failed, 2 usage (flags or configuration), 3 done in part or something found to be wrong.
+"""
+
+from __future__ import annotations
+
+from entrepot.cli.lazy import LazyGroup
+
+main = LazyGroup(
+    "entrepot",
+    {
+        "serve": "entrepot.cli.serve:serve",
+        "pull": "entrepot.cli.pull:pull",
+        "status": "entrepot.cli.status:status",
+        "verify": "entrepot.cli.verify:verify",
+        "client": "entrepot.cli.client:client",
+        "config": "entrepot.cli.config:config",
+        "version": "entrepot.cli.version:version",
+    },
+    help="An OCI registry mirror: pulls through, keeps what it pulled, serves it again.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)

@@ -1,0 +1,85 @@
+"""`entrepot config check`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from entrepot.cli.exits import DONE, IN_PART
+from entrepot.cli.lazy import LazyGroup
+from entrepot.cli.options import bare_command, config_option
+from entrepot.cli.output import Output
+from entrepot.config import Config, ConfigError, Problem, check_files, load
+from entrepot.config.values import format_duration
+
+config = LazyGroup("config", {"check": "entrepot.cli.config:check"}, help="Look at the configuration.")
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@config_option
+@bare_command
+def check(output: Output, file: Path | None, config_file: Path | None) -> int:
+    """Check the configuration that FILE (or --config) and the environment give; show what holds."""
+    try:
+        loaded = load(file or config_file, os.environ, {})
+    except ConfigError as error:
+        return _found(output, list(error.problems))
+    if problems := check_files(loaded):
+        return _found(output, problems)
+    document = describe(loaded)
+    output.result({"ok": True, "config": document}, "\n".join(_lines(loaded)))
+    return DONE
+
+
+def _found(output: Output, problems: list[Problem]) -> int:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    text = "\n".join(f"{problem}" for problem in problems)
+    output.result({"ok": False, "problems": problems}, f"{text}\n{count} found")
+    return IN_PART
+
+
+def describe(config: Config) -> dict[str, object]:
+    """Return what holds, in the spelling of the file. Secrets are in files of their own and never shown."""
+    return {
+        "listen": str(config.listen),
+        "admin": str(config.admin),
+        "data": str(config.data),
+        "region": config.region,
+        "drain_timeout": format_duration(config.drain_timeout),
+        "offline": config.offline,
+        "log": {"level": config.log.level, "format": config.log.format},
+        "upstream": [
+            {
+                "name": upstream.name,
+                "url": upstream.url,
+                "alternates": upstream.alternates,
+                "username": upstream.username,
+                "password_file": upstream.password_file,
+                "docker_config": upstream.docker_config,
+                "tag_ttl": format_duration(upstream.tag_ttl),
+                "stale_while_revalidate": format_duration(upstream.stale_while_revalidate),
+                "stale_if_error": "forever"
+                if upstream.stale_if_error is None
+                else format_duration(upstream.stale_if_error),
+                "proxy": upstream.proxy,
+                "ca_file": upstream.ca_file,
+                "redirect_hosts": upstream.redirect_hosts,
+            }
+            for upstream in config.upstreams
+        ],
+    }
+
+
+def _lines(config: Config) -> list[str]:
+    lines = ["the configuration is good", f"  listen    {config.listen}", f"  admin     {config.admin}"]
+    lines += [f"  data      {config.data}", f"  region    {config.region}"]
+    if config.offline:
+        lines.append("  offline   no upstream is asked")
+    for index, upstream in enumerate(config.upstreams):
+        default = "  (default)" if index == 0 else ""
+        login = f"  as {upstream.username}" if upstream.username else ""
+        lines.append(f"  upstream  {upstream.name} = {upstream.url}{login}{default}")
+    return lines

@@ -1,0 +1,110 @@
+"""What commands have in common: `--config`, `--format`, the flags that stand for keys, and how errors end them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from entrepot.cli.exits import FAILED, USAGE, CommandFailed
+from entrepot.cli.output import Format, Output
+from entrepot.config import Config, ConfigError, load
+from proxy.oci.errors import RegistryError
+
+_FLAGS: dict[str, Callable[[Any], Any]] = {
+    "listen": click.option("--listen", metavar="HOST:PORT", help="Where clients pull from.  [default: 127.0.0.1:5000]"),
+    "admin": click.option(
+        "--admin", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are.  [default: 127.0.0.1:5001]"
+    ),
+    "data": click.option(
+        "--data",
+        metavar="DIR",
+        help="Where everything is kept.  [default: /var/lib/entrepot for root, else the XDG data folder]",
+    ),
+    "upstream": click.option(
+        "--upstream",
+        metavar="NAME=URL",
+        multiple=True,
+        help="A registry to mirror; repeatable, the first is the default. Replaces the built-in list.",
+    ),
+    "region": click.option("--region", metavar="NAME", help="The region this mirror is in.  [default: local]"),
+    "offline": click.option(
+        "--offline", is_flag=True, default=None, help="Never ask an upstream; serve what is stored."
+    ),
+}
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    envvar="ENTREPOT_CONFIG",
+    type=click.Path(path_type=Path),
+    help="The configuration file (TOML).",
+)
+_FORMAT = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", help="Output for people or machines."
+)
+
+
+def command(*keys: str) -> Callable[[Callable[..., int]], Callable[..., None]]:
+    """Make a command's function of one that takes (config, output, **own parameters) and returns an exit code.
+
+    `keys` are the configuration's keys that the command has flags for. Errors of the configuration end it with 2,
+    CommandFailed with its own code, what a registry, the store or the disk refused with 1.
+    """
+
+    def decorate(function: Callable[..., int]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(config_file: Path | None, form: Format, **given: Any) -> None:
+            output = Output(form)
+            flags = {key: given.pop(key) for key in keys}
+            with ended_by_errors(output):
+                config: Config = load(config_file, os.environ, flags)
+                click.get_current_context().exit(function(config, output, **given))
+
+        for option in (_FORMAT, config_option, *(_FLAGS[key] for key in reversed(keys))):
+            run = option(run)
+        return run
+
+    return decorate
+
+
+def bare_command(function: Callable[..., int]) -> Callable[..., None]:
+    """Make a command's function of one that takes (output, **own parameters) and needs no configuration."""
+
+    @functools.wraps(function)
+    def run(form: Format, **given: Any) -> None:
+        output = Output(form)
+        with ended_by_errors(output):
+            click.get_current_context().exit(function(output, **given))
+
+    return _FORMAT(run)
+
+
+class ended_by_errors:
+    """A context in which foreseeable errors are printed and become exit codes."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        match error:
+            case ConfigError():
+                self._output.failed(f"the configuration cannot be used\n{error}", error)
+                code = USAGE
+            case CommandFailed():
+                self._output.failed(str(error))
+                code = error.exit_code
+            case RegistryError() | OSError():
+                self._output.failed(str(error))
+                code = FAILED
+            case _:
+                return
+        raise click.exceptions.Exit(code)

@@ -1,0 +1,65 @@
+"""`entrepot status`: what the running mirror says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import msgspec
+
+from entrepot.cli.exits import CommandFailed
+from entrepot.cli.options import command
+from entrepot.cli.output import Output, format_size
+from entrepot.cli.running import find
+from entrepot.config import Config
+from entrepot.config.values import format_duration
+
+Document = Mapping[str, Any]
+
+
+@click.command()
+@command("data")
+def status(config: Config, output: Output) -> int:
+    """Show how the running mirror is: upstreams, downloads under way, what is stored."""
+    running = find(config.data)
+    if running is None:
+        raise CommandFailed(f"no mirror is running on {config.data}; start one with: entrepot serve")
+    document: Document = msgspec.json.decode(running.get("/api/status"))
+    output.result(document, "\n".join(_lines(document)))
+    return 0
+
+
+def _lines(document: Document) -> list[str]:
+    """Return the document of /api/status (`entrepot.status.Status`) for people."""
+    uptime = format_duration(round(document["uptime"]))
+    lines = [f"entrepot {document['version']} is {document['state']}, up {uptime}, pid {document['pid']}"]
+    lines += [f"  {reason}" for reason in document["reasons"]]
+    lines.append(f"listens on {', '.join(document['listen'])}, region {document['region']}")
+    if document["offline"]:
+        lines.append("offline: no upstream is asked")
+    if store := document["store"]:
+        lines.append(
+            f"stored: {store['blobs']} blobs, {format_size(store['bytes'])}, {store['manifests']} manifests, "
+            f"{store['tags']} tags in {store['repositories']} repositories"
+        )
+    looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
+    lines.append(f"requests: {looked_up or 'none yet'}")
+    lines += [_upstream(upstream) for upstream in document["upstreams"]]
+    lines += [_fill(fill) for fill in document["fills"]]
+    return lines
+
+
+def _upstream(upstream: Document) -> str:
+    health = "good" if upstream["healthy"] else f"fails: {upstream['last_error'] or 'no answer'}"
+    quota = upstream["quota"]
+    left = f", {quota['remaining']} of {quota['limit']} requests left" if quota else ""
+    return f"upstream {upstream['name']} ({upstream['url']}): {health}{left}"
+
+
+def _fill(fill: Document) -> str:
+    size = "?" if fill["size"] is None else format_size(fill["size"])
+    repository = fill["repository"]
+    image = repository if isinstance(repository, str) else "/".join(repository)
+    received = format_size(fill["received"])
+    return f"filling {fill['digest']} of {image} from {fill['source']}: {received} of {size}, {fill['readers']} readers"
