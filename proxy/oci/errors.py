@@ -45,6 +45,12 @@ class NameUnknown(NotFound):
     code = "NAME_UNKNOWN"
 
 
+class NotServed(NotFound):
+    """A part of the API that this mirror does not serve; clients fall back or ask the upstream."""
+
+    code = "UNSUPPORTED"
+
+
 class BadRequest(RegistryError):
     """The request itself is wrong."""
 

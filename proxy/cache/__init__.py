@@ -1,0 +1,1 @@
+"""The read-through cache: one download, many readers, and a Source over Sources."""

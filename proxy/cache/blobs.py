@@ -1,0 +1,152 @@
+"""Blobs of the read-through cache: stored, being filled, or to be filled."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.cache import plan
+from proxy.cache.fill import Admission, Fill
+from proxy.cache.flights import Flights
+from proxy.cache.membership import Membership
+from proxy.cache.reader import FileReader, FillReader, StoredReader
+from proxy.cache.sources import Upstreams
+from proxy.oci.descriptor import OCTET_STREAM, Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BlobUnknown, RegistryError, Unavailable
+from proxy.oci.names import Repository
+from proxy.oci.ranges import ByteRange
+from proxy.source import BlobStream
+from proxy.store.catalog import BlobRecord
+from proxy.store.store import Store
+
+ROUNDS = 4
+
+
+class Blobs:
+    """Opens blobs for repositories that are known to contain them (P43), filling what is missing."""
+
+    def __init__(self, store: Store, flights: Flights, membership: Membership, upstreams: Upstreams) -> None:
+        self._store = store
+        self._flights = flights
+        self._membership = membership
+        self._upstreams = upstreams
+
+    async def stat(self, repository: Repository, digest: Digest) -> Descriptor:
+        """Return digest and size; downloads nothing (P3). Raises BlobUnknown, Transient."""
+        record = await self._present(repository, digest)
+        if record is not None:
+            return Descriptor(OCTET_STREAM, digest, record.size)
+        fill = self._flights.running(digest)
+        if fill is not None and repository in fill.proven and fill.current is not None:
+            size = fill.current.progress.size
+            if size is not None:
+                return Descriptor(OCTET_STREAM, digest, size)
+        return await self._membership.stat_blob(repository, digest)
+
+    async def open(
+        self, repository: Repository, digest: Digest, span: ByteRange | None = None
+    ) -> FileReader | BlobStream:
+        """Open the blob, or `span` of it, from the store or a fill (begun now if there is none).
+
+        Raises BlobUnknown, RangeNotSatisfiable, Transient.
+        """
+        continues = span is not None and span.first != 0
+        if continues and self._flights.suspect(digest):
+            raise Unavailable(f"bytes of {digest} were wrong a moment ago; fetch it from the start", retry_after=60)
+        for _ in range(ROUNDS):
+            reader = await self._open_stored(repository, digest)
+            if reader is None:
+                if continues and (error := self._flights.recent_failure(repository, digest)):
+                    raise error
+                reader = await self._open_fill(repository, digest)
+            if reader is not None:
+                return await self._narrow(reader, repository, span)
+        raise Unavailable(f"{digest} is evicted as fast as it is filled")
+
+    async def ensure(self, repository: Repository, digest: Digest) -> int:
+        """Return the blob's size once it is in the store. Raises as `open`."""
+        for _ in range(ROUNDS):
+            record = await self._present(repository, digest)
+            if record is not None:
+                return record.size
+            fill, _ = await self._fill(repository, digest)
+            if await self._admit(fill, repository) is not Admission.OVER:
+                return (await asyncio.shield(fill.finished)).size
+        raise Unavailable(f"{digest} is evicted as fast as it is filled")
+
+    async def _present(self, repository: Repository, digest: Digest) -> BlobRecord | None:
+        record = await self._store.catalog.blob(digest)
+        if record is None or not record.present:
+            return None
+        await self._membership.require_blob(repository, digest, record)
+        return record
+
+    async def _open_stored(self, repository: Repository, digest: Digest) -> FileReader | None:
+        if await self._present(repository, digest) is None:
+            return None
+        stored = await self._store.open_blob(digest)
+        if stored is None:
+            return None
+        self._store.catalog.touch(digest)
+        return StoredReader(stored)
+
+    async def _open_fill(self, repository: Repository, digest: Digest) -> FileReader | None:
+        fill, begun = await self._fill(repository, digest)
+        if await self._admit(fill, repository) is Admission.OVER:
+            return None
+        if not begun:
+            self._flights.joined(fill)
+        assert fill.current is not None
+        return FillReader(fill, fill.current, "miss" if begun else "joined")
+
+    async def _fill(self, repository: Repository, digest: Digest) -> tuple[Fill, bool]:
+        sources = self._upstreams.of(repository)
+        expected = await self._store.catalog.expected_size(digest)
+        fill = self._flights.running(digest)
+        if fill is not None:
+            return fill, False
+        return self._flights.start(digest, repository, sources, expected), True
+
+    async def _admit(self, fill: Fill, repository: Repository) -> Admission:
+        """Wait for the fill's answer; where only others have proved the digest, ask the repository itself."""
+        try:
+            admission = await fill.admits(repository)
+            if admission is Admission.UNPROVEN:
+                await self._membership.stat_blob(repository, fill.digest)
+                self._flights.join(fill, repository, self._upstreams.of(repository))
+                admission = await fill.admits(repository)
+        except RegistryError as error:
+            if error.status in (401, 403):
+                raise BlobUnknown(f"{repository.upstream} refuses access to {repository.path}") from error
+            raise
+        return admission
+
+    async def _narrow(
+        self, reader: FileReader, repository: Repository, span: ByteRange | None
+    ) -> FileReader | BlobStream:
+        try:
+            reader.narrow(span)
+            if isinstance(reader, FillReader) and span is not None and (span.last is not None):
+                relayed = await self._relay(reader, repository)
+                if relayed is not None:
+                    reader.close()
+                    return relayed
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    async def _relay(self, reader: FillReader, repository: Repository) -> BlobStream | None:
+        """A small range far past what the fill has is given straight from the source (DESIGN: footer first)."""
+        fill = reader.fill
+        if fill.current is None or reader.end is None:
+            return None
+        if not plan.is_far_footer(reader.start, reader.end, fill.current.progress.releasable):
+            return None
+        span = ByteRange(reader.start, reader.end - 1)
+        try:
+            return await self._upstreams.ask(
+                repository, lambda source: source.open_blob(repository, reader.digest, span), BlobUnknown
+            )
+        except RegistryError:
+            return None

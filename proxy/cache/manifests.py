@@ -1,0 +1,89 @@
+"""Manifests of the read-through cache, by digest: from the store, or fetched once for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from proxy.cache.membership import Membership
+from proxy.cache.once import Background, SingleFlight
+from proxy.cache.sources import Upstreams
+from proxy.oci.descriptor import Descriptor, Manifest
+from proxy.oci.digest import Digest
+from proxy.oci.errors import ManifestUnknown, Unavailable
+from proxy.oci.manifests import MAX_MANIFEST, parse_manifest
+from proxy.oci.names import Repository
+from proxy.store.catalog import BlobRecord, Proof
+from proxy.store.store import Store
+
+INCOMPLETE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedManifest(Manifest):
+    """A manifest as the cache gives it.
+
+    outcome: hit | miss | stale. `fresh_for`: seconds for which the same answer may be given again without
+    asking the cache. `warning`: what a stale answer says of itself (P16), else empty.
+    """
+
+    outcome: str = "hit"
+    fresh_for: float = 0.0
+    warning: str = ""
+
+
+class Manifests:
+    """Reads manifests for repositories that are known to contain them (P43)."""
+
+    def __init__(self, store: Store, membership: Membership, upstreams: Upstreams, background: Background) -> None:
+        self._store = store
+        self._membership = membership
+        self._upstreams = upstreams
+        self._fetching: SingleFlight[tuple[Repository, Digest], Manifest] = SingleFlight(background)
+
+    async def describe(self, repository: Repository, digest: Digest) -> Descriptor:
+        """Return the manifest's descriptor, fetching it if it is not here. Raises as `get`."""
+        return (await self.get(repository, digest)).descriptor
+
+    async def get(self, repository: Repository, digest: Digest) -> ServedManifest:
+        """Return the manifest.
+
+        Raises ManifestUnknown; Transient when nobody can be asked, or when it is here but its blobs are
+        neither here nor within reach (P27).
+        """
+        record = await self._store.catalog.blob(digest)
+        if record is not None and record.present and record.media_type is not None:
+            await self._membership.require_manifest(repository, digest, record)
+            self._require_servable(repository, digest, record)
+            body = await self._store.read_blob(digest, MAX_MANIFEST)
+            if body is not None:
+                self._store.catalog.touch(digest)
+                descriptor = Descriptor(record.media_type, digest, len(body))
+                fresh_for = math.inf if record.complete else INCOMPLETE_SECONDS
+                return ServedManifest(descriptor, body, record.public, "hit", fresh_for)
+        manifest = await self._fetching.run((repository, digest), lambda: self._fetch(repository, digest))
+        return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
+
+    def _require_servable(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
+        """Raise Unavailable for a manifest that would leave its client without blobs (P27)."""
+        if not record.servable and not self._upstreams.reachable(repository.upstream):
+            raise Unavailable(
+                f"{repository}@{digest} is cached without all of its blobs, "
+                f"and upstream {repository.upstream} cannot be reached"
+            )
+
+    async def _fetch(self, repository: Repository, digest: Digest) -> Manifest:
+        manifest = await self._upstreams.ask(
+            repository, lambda source: source.manifest(repository, digest), ManifestUnknown
+        )
+        parsed = await asyncio.to_thread(parse_manifest, manifest.body, manifest.descriptor.media_type)
+        await self._store.put_manifest(
+            manifest.body,
+            parsed=parsed,
+            repository=repository,
+            proof=Proof.FETCHED,
+            public=manifest.anonymous,
+            digest=digest,
+        )
+        return manifest

@@ -1,0 +1,51 @@
+"""Which repository is known to contain which digest: knowing a digest is no permission (P43)."""
+
+from __future__ import annotations
+
+from proxy.cache.once import Background, SingleFlight
+from proxy.cache.sources import Upstreams
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BlobUnknown, ManifestUnknown
+from proxy.oci.names import Repository
+from proxy.store.catalog import BlobRecord, Catalog, Proof
+
+
+class Membership:
+    """Proofs from the catalog, or from the repository's own upstream."""
+
+    def __init__(self, catalog: Catalog, upstreams: Upstreams, background: Background) -> None:
+        self._catalog = catalog
+        self._upstreams = upstreams
+        self._asking: SingleFlight[tuple[Repository, Digest, bool], Descriptor] = SingleFlight(background)
+
+    async def known(self, repository: Repository, digest: Digest, record: BlobRecord) -> bool:
+        """Tell whether the catalog proves it: a proof of its own, or a public blob that a member names."""
+        if await self._catalog.has_membership(repository, digest):
+            return True
+        return record.public and await self._catalog.named_in(repository, digest)
+
+    async def require_blob(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
+        """Return when `repository` contains the blob. Raises BlobUnknown, or Transient when nobody can say."""
+        if not await self.known(repository, digest, record):
+            await self.stat_blob(repository, digest)
+
+    async def require_manifest(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
+        """Return when `repository` contains the manifest. Raises ManifestUnknown or Transient."""
+        if not await self.known(repository, digest, record):
+            await self._ask(repository, digest, manifest=True)
+
+    async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
+        """Ask upstream for the blob by HEAD and keep the proof. Raises BlobUnknown, Transient."""
+        return await self._ask(repository, digest, manifest=False)
+
+    async def _ask(self, repository: Repository, digest: Digest, *, manifest: bool) -> Descriptor:
+        async def work() -> Descriptor:
+            if manifest:
+                found = await self._upstreams.ask(repository, lambda s: s.resolve(repository, digest), ManifestUnknown)
+            else:
+                found = await self._upstreams.ask(repository, lambda s: s.stat_blob(repository, digest), BlobUnknown)
+            await self._catalog.prove(repository, digest, Proof.HEAD)
+            return found
+
+        return await self._asking.run((repository, digest, manifest), work)

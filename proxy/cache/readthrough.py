@@ -1,0 +1,132 @@
+"""The cache as a Source over Sources: what the server, prefetch and commands read from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from metrics.events import Emit
+from proxy.cache.blobs import Blobs
+from proxy.cache.fill import FillStatus
+from proxy.cache.flights import PATIENCE_SECONDS, Flights
+from proxy.cache.manifests import Manifests, ServedManifest
+from proxy.cache.membership import Membership
+from proxy.cache.once import Background
+from proxy.cache.reader import FileReader
+from proxy.cache.sources import Upstreams
+from proxy.cache.tags import TagPolicy, Tags
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.errors import RegistryError, Unavailable
+from proxy.oci.names import Reference, Repository, Tag
+from proxy.oci.ranges import ByteRange
+from proxy.source import BlobStream, Source
+from proxy.store.store import Store
+
+ANSWER_SECONDS = 9.0
+
+
+class ReadThrough:
+    """A Source whose answers come from the store where they can. Make it with `open_cache`.
+
+    No answer takes longer than `ANSWER_SECONDS` (P26): what was begun goes on, the caller hears Unavailable.
+    """
+
+    name = "cache"
+
+    def __init__(
+        self,
+        store: Store,
+        upstreams: Upstreams,
+        background: Background,
+        executor: ThreadPoolExecutor,
+        emit: Emit,
+        policy: Callable[[str], TagPolicy],
+        patience: float,
+    ) -> None:
+        membership = Membership(store.catalog, upstreams, background)
+        self._flights = Flights(store, background, executor, emit, patience)
+        self._blobs = Blobs(store, self._flights, membership, upstreams)
+        self._manifests = Manifests(store, membership, upstreams, background)
+        self._tags = Tags(store.catalog, self._manifests, upstreams, background, emit, policy)
+
+    @property
+    def moves(self) -> int:
+        """Grows whenever a tag has moved: answers kept from before are void."""
+        return self._tags.moves
+
+    async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
+        return (await self.manifest(repository, reference)).descriptor
+
+    async def manifest(self, repository: Repository, reference: Reference) -> ServedManifest:
+        async with _answering(f"{repository} {reference}"):
+            if isinstance(reference, Tag):
+                return await self._tags.get(repository, reference)
+            return await self._manifests.get(repository, reference)
+
+    async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
+        async with _answering(digest):
+            return await self._blobs.stat(repository, digest)
+
+    async def open_blob(
+        self, repository: Repository, digest: Digest, span: ByteRange | None = None
+    ) -> FileReader | BlobStream:
+        async with _answering(digest):
+            return await self._blobs.open(repository, digest, span)
+
+    async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
+        """Return the blob's size in bytes once it is in the store, however long that takes."""
+        return await self._blobs.ensure(repository, digest)
+
+    def running(self) -> list[FillStatus]:
+        """Return the fills that are under way."""
+        return self._flights.statuses()
+
+
+@asynccontextmanager
+async def _answering(what: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(f"no answer about {what} in {ANSWER_SECONDS:.0f} s; it goes on, ask again") from error
+
+
+@asynccontextmanager
+async def open_cache(
+    store: Store,
+    sources: Mapping[str, Sequence[Source]],
+    *,
+    emit: Emit,
+    policy: Callable[[str], TagPolicy] = lambda upstream: TagPolicy(),
+    reachable: Callable[[str], bool] = lambda upstream: True,
+    offline: bool = False,
+    patience: float = PATIENCE_SECONDS,
+) -> AsyncIterator[ReadThrough]:
+    """Run a cache over `sources` (by upstream name, the main one first) for as long as the context lasts.
+
+    On leaving, fills under way are ended and their spools kept. Fills that a crash or a shutdown has
+    interrupted are taken up again at once.
+    """
+    executor = ThreadPoolExecutor(4, thread_name_prefix="fill")
+    upstreams = Upstreams(sources, offline=offline, reachable=reachable)
+    try:
+        async with Background() as background:
+            cache = ReadThrough(store, upstreams, background, executor, emit, policy, patience)
+            background.create_task(_resume(cache, store, upstreams), name="resume interrupted fills")
+            yield cache
+    finally:
+        executor.shutdown()
+
+
+async def _resume(cache: ReadThrough, store: Store, upstreams: Upstreams) -> None:
+    """Take up what was interrupted, one after the other: clients' own requests come first."""
+    if upstreams.offline:
+        return
+    for intent in await store.interrupted():
+        try:
+            await cache.ensure_blob(intent.repository, intent.digest)
+        except RegistryError:
+            continue

@@ -1,0 +1,137 @@
+"""Tags: how fresh an answer is, when the upstream is asked again, and when a stale answer will do (P44).
+
+    younger than tag_ttl          served without asking
+    older                         one HEAD for all who ask, waited for up to a second; while it takes longer,
+                                  the old answer serves within stale_while_revalidate
+    upstream failed (network,     the old answer serves, with a Warning, within stale_if_error
+      5xx, 429) or offline
+    upstream said 401, 403, 404   that is the answer; the old one is never served
+
+A tag moves only after the new manifest is in the store, so it never points to what cannot be served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from metrics.events import Emit, TagRevalidated
+from proxy.cache.manifests import Manifests, ServedManifest
+from proxy.cache.once import Background, SingleFlight
+from proxy.cache.sources import Upstreams
+from proxy.oci.errors import ManifestUnknown, NotFound, RegistryError, Transient, Unavailable
+from proxy.oci.names import Repository, Tag
+from proxy.store.catalog import Catalog, Proof, TagRecord
+
+PROMPT_SECONDS = 1.0
+STALE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TagPolicy:
+    """How long an upstream's tags are believed, in seconds. `stale_if_error` None: for ever."""
+
+    ttl: float = 900.0
+    stale_while_revalidate: float = 86400.0
+    stale_if_error: float | None = None
+
+
+class Tags:
+    """Answers for tags. `policy` gives an upstream's TagPolicy by its name; `now` is unix time in seconds."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        manifests: Manifests,
+        upstreams: Upstreams,
+        background: Background,
+        emit: Emit,
+        policy: Callable[[str], TagPolicy],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._catalog = catalog
+        self._manifests = manifests
+        self._upstreams = upstreams
+        self._emit = emit
+        self._policy = policy
+        self._now = now
+        self._asking: SingleFlight[tuple[Repository, Tag], None] = SingleFlight(background)
+        self.moves = 0
+
+    async def get(self, repository: Repository, tag: Tag) -> ServedManifest:
+        """Return the manifest that the tag points to. Raises ManifestUnknown, Transient."""
+        policy = self._policy(repository.upstream)
+        record = await self._catalog.tag(repository, tag)
+        if record is not None and self._fresh_for(record, policy) > 0:
+            return await self._serve(repository, record, policy)
+        if self._upstreams.offline:
+            return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
+        asking = self._asking.start((repository, tag), lambda: self._revalidate(repository, tag))
+        within = self._age(record) <= policy.ttl + policy.stale_while_revalidate if record else False
+        if within:
+            await asyncio.wait([asking], timeout=PROMPT_SECONDS)
+            if not asking.done():
+                return await self._stale(repository, record, Unavailable("upstream is slow"), policy)
+        try:
+            await asyncio.shield(asking)
+        except Transient as error:
+            return await self._stale(repository, record, error, policy)
+        renewed = await self._catalog.tag(repository, tag)
+        if renewed is None:
+            raise ManifestUnknown(f"{repository}:{tag} is unknown")
+        served = await self._serve(repository, renewed, policy)
+        unchanged = record is not None and record.descriptor.digest == renewed.descriptor.digest
+        return served if unchanged else replace(served, outcome="miss")
+
+    async def _revalidate(self, repository: Repository, tag: Tag) -> None:
+        """Ask upstream where the tag points; fetch the manifest if it is new, then move the tag."""
+        record = await self._catalog.tag(repository, tag)
+        known = record.descriptor.digest if record else None
+        try:
+            found = await self._upstreams.ask(
+                repository, lambda source: source.resolve(repository, tag), ManifestUnknown, elsewhere=(Transient,)
+            )
+            if found.digest == known:
+                await self._catalog.touch_tag(repository, tag, self._now())
+                self._emit(TagRevalidated(repository.upstream, "unchanged"))
+                return
+            here = await self._catalog.blob(found.digest)
+            if here is not None and here.present:
+                await self._catalog.prove(repository, found.digest, Proof.HEAD)
+            descriptor = await self._manifests.describe(repository, found.digest)
+        except RegistryError as error:
+            outcome = "gone" if isinstance(error, NotFound) else "stale"
+            self._emit(TagRevalidated(repository.upstream, outcome))
+            raise
+        await self._catalog.put_tag(repository, tag, descriptor, self._now())
+        self.moves += 1
+        self._emit(TagRevalidated(repository.upstream, "moved" if known else "new"))
+
+    async def _serve(self, repository: Repository, record: TagRecord, policy: TagPolicy) -> ServedManifest:
+        served = await self._manifests.get(repository, record.descriptor.digest)
+        return replace(served, fresh_for=min(served.fresh_for, self._fresh_for(record, policy)))
+
+    async def _stale(
+        self, repository: Repository, record: TagRecord | None, error: RegistryError, policy: TagPolicy
+    ) -> ServedManifest:
+        """Serve the old answer because of `error`, if there is one that may and can still be served."""
+        if record is None:
+            raise error
+        limit = policy.stale_if_error
+        if limit is not None and self._age(record) > policy.ttl + limit:
+            raise error
+        blob = await self._catalog.blob(record.descriptor.digest)
+        if blob is None or not blob.servable:
+            raise error
+        served = await self._manifests.get(repository, record.descriptor.digest)
+        warning = f"stale: last confirmed {int(self._age(record))} s ago, upstream cannot confirm it now"
+        return replace(served, outcome="stale", fresh_for=min(served.fresh_for, STALE_SECONDS), warning=warning)
+
+    def _age(self, record: TagRecord) -> float:
+        return self._now() - record.checked_at
+
+    def _fresh_for(self, record: TagRecord, policy: TagPolicy) -> float:
+        age = self._age(record)
+        return policy.ttl - age if age >= 0 else 0.0

@@ -1,0 +1,91 @@
+"""Sending a file's bytes to a client: the only module that calls sendfile.
+
+The rule that everything here serves: the kernel is handed a descriptor's number, and a number that was
+closed may be another file by then. So whoever leaves early first aborts the transport, which drops what
+is queued, and only then may the descriptor be closed. Slices with a yield between them keep the loop
+responsive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from proxy.oci.errors import RegistryError, Unavailable
+
+SLICE = 256 << 10
+STALL_SECONDS = 60.0
+
+
+class FileBody(Protocol):
+    """Bytes of a file that may still grow."""
+
+    def fileno(self) -> int: ...
+
+    async def limit(self, position: int) -> int:
+        """Return how far may be read: past `position`, or `position` at the end. Raises RegistryError."""
+        ...
+
+
+async def send_file(
+    request: web.BaseRequest, writer: AbstractStreamWriter, body: FileBody, start: int, end: int | None
+) -> int:
+    """Send the bytes [start, end) of `body` after the headers; return how many were sent.
+
+    With an unknown `end` the framing must be chunked. Raises ConnectionResetError when the client is gone,
+    takes nothing for a minute, or must be told by a short body that no more will come (P28): the connection
+    is closed then, and the caller may close the descriptor at once.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("client is gone")
+    position = start
+    try:
+        while end is None or position < end:
+            limit = await body.limit(position)
+            if limit <= position:
+                break
+            while position < limit:
+                count = min(SLICE, limit - position)
+                if os.fstat(body.fileno()).st_size < position + count:
+                    raise Unavailable("a stored file is shorter than its record says")
+                async with asyncio.timeout(STALL_SECONDS):
+                    await _send_slice(transport, writer, body, position, count, chunked=end is None)
+                position += count
+                await asyncio.sleep(0)
+    except RegistryError as error:
+        transport.close()
+        raise ConnectionResetError(f"closed short at byte {position}: {error.message}") from error
+    except TimeoutError as error:
+        transport.abort()
+        raise ConnectionResetError(f"client took nothing for {STALL_SECONDS:.0f} s") from error
+    except BaseException:
+        transport.abort()
+        raise
+    return position - start
+
+
+async def _send_slice(
+    transport: asyncio.Transport,
+    writer: AbstractStreamWriter,
+    body: FileBody,
+    position: int,
+    count: int,
+    *,
+    chunked: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+    if not chunked:
+        try:
+            await loop.sendfile(transport, body, position, count, fallback=False)  # type: ignore[arg-type]
+            return
+        except (NotImplementedError, asyncio.SendfileNotAvailableError):
+            pass
+    data = await asyncio.to_thread(os.pread, body.fileno(), count, position)
+    if len(data) != count:
+        raise Unavailable("a stored file is shorter than its record says")
+    await writer.write(data)

@@ -1,0 +1,314 @@
+"""Fills seen from outside: one download, many readers, sources that break, lie and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from metrics.events import FillResumed, VerificationFailed
+from proxy.cache.plan import WITHHELD
+from proxy.oci.digest import Digest
+from proxy.oci.errors import Unavailable
+from proxy.oci.names import Repository
+from tests.cache.lab import ALPINE, HUB, Lab, laboratory
+from tests.support.contents import blob
+from tests.support.fake_upstream import FakeUpstream
+
+MIB = 1 << 20
+REPO = "library/alpine"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, MIB, MIB + 1, 5 * MIB])
+async def test_cold_and_warm_pulls_give_the_same_bytes(lab: Lab, upstream: FakeUpstream, size: int) -> None:  # P3
+    data = blob(size)
+    digest = upstream.add_blob(REPO, data)
+    for _ in range(2):
+        status, headers, body = await lab.get(lab.blob_url(digest))
+        assert (status, body) == (200, data)
+        assert headers["Content-Length"] == str(size)
+        assert headers["Docker-Content-Digest"] == digest
+        assert headers["ETag"] == f'"{digest}"'
+        assert headers["Accept-Ranges"] == "bytes"
+        await lab.committed()
+    assert upstream.count(method="GET", contains="/blobs/") == 1
+
+
+async def test_late_reader_gets_whole_blob_while_fill_runs(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = 3 * MIB
+    first = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    second = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    async with lab.http.get(lab.blob_url(digest), headers={"Range": f"bytes={MIB}-{2 * MIB - 1}"}) as part:
+        assert part.status == 206  # it ends before the watermark: it leaves at once
+        assert await part.read() == data[MIB : 2 * MIB]
+    upstream.go_on()
+    assert (await first)[2] == data
+    assert (await second)[2] == data
+    assert upstream.count(method="GET", contains="/blobs/") == 1
+
+
+async def test_the_first_client_leaves_and_the_fill_goes_on(lab: Lab, upstream: FakeUpstream) -> None:  # P29
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = 2 * MIB
+    async with lab.http.get(lab.blob_url(digest)) as answer:
+        assert answer.status == 200
+        await answer.content.readexactly(1000)
+    upstream.go_on()
+    await lab.committed()
+    assert (await lab.get(lab.blob_url(digest)))[2] == data
+    assert upstream.count(method="GET", contains="/blobs/") == 1
+
+
+async def test_the_tail_is_withheld_until_the_digest_is_right(lab: Lab, upstream: FakeUpstream) -> None:  # P38
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = 3 * MIB - 1
+    async with lab.http.get(lab.blob_url(digest)) as answer:
+        await answer.content.readexactly(3 * MIB - WITHHELD)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(answer.content.readexactly(1), 0.3)
+        upstream.go_on()
+        assert await answer.content.read() == data[3 * MIB - WITHHELD :]
+
+
+async def test_a_small_blob_gives_no_byte_before_it_is_verified(lab: Lab, upstream: FakeUpstream) -> None:  # P38
+    digest = upstream.add_blob(REPO, blob(MIB))
+    upstream.corrupt = {5: 1}
+    status, headers, body = await lab.get(lab.blob_url(digest))
+    assert status == 502
+    assert headers["Content-Type"] == "application/json"
+    assert b"errors" in body
+    assert (await lab.store.stats()).blobs == 0
+
+
+@pytest.mark.parametrize("where", [0, 3 * MIB // 2, 3 * MIB - 1])
+async def test_wrong_bytes_never_complete_a_body_and_are_never_kept(
+    lab: Lab, upstream: FakeUpstream, where: int
+) -> None:  # P38
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.corrupt = {where: 0xFF}
+    status, got, whole = await lab.get_short(lab.blob_url(digest))
+    assert (status, whole) == (200, False)
+    assert len(got) <= len(data) - WITHHELD
+    assert (await lab.store.stats()).blobs == 0
+    retry, _, _ = await lab.get(lab.blob_url(digest), {"Range": f"bytes={len(got)}-"})
+    assert retry == 503  # nobody stitches a good tail to a bad prefix
+    assert lab.of(VerificationFailed)[0].source == f"127.0.0.1:{upstream.port}"
+
+
+async def test_after_wrong_bytes_the_next_source_serves_it(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.corrupt = {MIB: 1}
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        status, got, whole = await lab.get_short(lab.blob_url(digest))
+        assert (status, whole) == (200, False)
+        assert got != data
+        await lab.committed()
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+        ranged, _, _ = await lab.get(lab.blob_url(digest), {"Range": "bytes=100-"})
+        assert ranged == 503  # for a minute, although the blob is here now
+        assert upstream.count(method="GET", contains="/blobs/") == 1
+
+
+async def test_a_small_blob_moves_on_to_the_next_source_unseen(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(100_000)
+    digest = upstream.add_blob(REPO, data)
+    upstream.corrupt = {0: 1}
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_corruption_after_a_change_of_source_blames_nobody(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.die_at, upstream.die_once = 2 * MIB, False
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        other.corrupt = {3 * MIB: 1}
+        other.stall_at = 3 * MIB + 4096
+        pull = asyncio.create_task(lab.get_short(lab.blob_url(digest)))
+        await asyncio.wait_for(other.stalled.wait(), 5)
+        other.corrupt, upstream.die_at = {}, None
+        other.go_on()
+        status, got, whole = await pull
+        assert (status, whole) == (200, False)
+        assert got == data[: len(got)] or len(got) > 3 * MIB
+        await lab.committed()
+        assert {event.source for event in lab.of(VerificationFailed)} == {""}
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_an_upstream_that_dies_and_comes_back_is_resumed_unseen(lab: Lab, upstream: FakeUpstream) -> None:  # P28
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.die_at = 2 * MIB
+    pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.died.wait(), 5)
+    await upstream.stop_listening()
+    upstream.cut_connections()
+    await asyncio.sleep(0.5)
+    await upstream.listen_again()
+    status, _, body = await pull
+    assert (status, body) == (200, data)
+    resumed = upstream.select(method="GET", contains="/blobs/")[-1]
+    assert resumed.range is not None
+    assert lab.of(FillResumed)
+
+
+async def test_an_upstream_that_stays_dead_closes_short_and_fails_the_retry_at_once(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:  # P28
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.die_at, upstream.die_once = 2 * MIB, False
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, patience=0.5) as lab:
+        pull = asyncio.create_task(lab.get_short(lab.blob_url(digest)))
+        await asyncio.wait_for(upstream.died.wait(), 5)
+        await upstream.stop_listening()
+        upstream.cut_connections()
+        status, got, whole = await pull
+        assert (status, whole) == (200, False)
+        assert got == data[: len(got)]
+        async with asyncio.timeout(0.2):
+            retry, _, _ = await lab.get(lab.blob_url(digest), {"Range": f"bytes={len(got)}-"})
+        assert retry == 503
+        await upstream.listen_again()
+        upstream.die_at = None
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+        resumed = upstream.select(method="GET", contains="/blobs/")[-1]
+        assert resumed.range is not None  # the prefix was kept
+
+
+async def test_the_next_source_goes_on_where_the_first_died(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.die_at, upstream.die_once = 2 * MIB, False
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+        (resumed,) = other.select(method="GET", contains="/blobs/")
+        assert resumed.range is not None
+
+
+async def test_a_fill_goes_on_after_a_restart_without_being_asked(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = 2 * MIB
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}) as lab:
+        filling = asyncio.create_task(lab.cache.ensure_blob(ALPINE, digest))
+        await asyncio.wait_for(upstream.stalled.wait(), 5)
+        async with lab.http.get(lab.blob_url(digest)) as answer:
+            await answer.content.readexactly(3 * MIB // 2)
+    with pytest.raises(Unavailable):
+        await filling
+    upstream.go_on()
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}) as lab:
+        await lab.committed()
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+        resumed = upstream.select(method="GET", contains="/blobs/")[-1]
+        assert resumed.range is not None
+        first, _, _ = resumed.range.removeprefix("bytes=").partition("-")
+        assert int(first) > MIB
+        assert (await lab.store.stats()).spools == 0
+
+
+async def test_a_blob_without_a_size_is_streamed_and_verified(lab: Lab, upstream: FakeUpstream) -> None:  # P37
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.chunked = True
+    assert (await lab.get(lab.blob_url(digest)))[2] == data
+    await lab.committed()
+    status, headers, body = await lab.get(lab.blob_url(digest), {"Range": "bytes=0-9"})
+    assert (status, headers["Content-Range"], body) == (206, f"bytes 0-9/{3 * MIB}", data[:10])
+
+
+async def test_a_footer_far_ahead_is_relayed_and_the_fill_goes_on(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(12 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = MIB
+    pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    upstream.stall_at = None
+    status, headers, body = await lab.get(lab.blob_url(digest), {"Range": "bytes=-1000"})
+    assert (status, body) == (206, data[-1000:])
+    assert headers["Content-Range"] == f"bytes {12 * MIB - 1000}-{12 * MIB - 1}/{12 * MIB}"
+    upstream.go_on()
+    assert (await pull)[2] == data
+
+
+async def test_a_source_with_another_size_than_the_manifest_says_is_not_believed(
+    lab: Lab, upstream: FakeUpstream
+) -> None:
+    missing = Digest.of(b"never there")
+    status, _, body = await lab.get(lab.blob_url(missing))
+    assert status == 404
+    assert b"BLOB_UNKNOWN" in body
+
+
+async def test_head_of_an_uncached_blob_downloads_nothing(lab: Lab, upstream: FakeUpstream) -> None:  # P3
+    digest = upstream.add_blob(REPO, blob(MIB))
+    status, headers, body = await lab.get(lab.blob_url(digest), method="HEAD")
+    assert (status, headers["Content-Length"], body) == (200, str(MIB), b"")
+    assert upstream.count(method="GET", contains="/blobs/") == 0
+    assert not lab.cache.running()
+
+
+async def test_two_repositories_share_one_download_once_each_has_proved_it(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)  # P43
+    digest = upstream.add_blob(REPO, data)
+    upstream.add_blob("me/copy", data)
+    upstream.stall_at = 2 * MIB
+    first = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    copy = asyncio.create_task(lab.get(lab.blob_url(digest, Repository(HUB, "me/copy"))))
+    stranger = await lab.get(lab.blob_url(digest, Repository(HUB, "me/stranger")))
+    assert stranger[0] == 404
+    upstream.go_on()
+    assert (await first)[2] == (await copy)[2] == data
+    assert upstream.count(method="GET", contains="/blobs/") == 1
+    assert (await lab.get(lab.blob_url(digest, Repository(HUB, "me/stranger"))))[0] == 404
+
+
+async def test_a_hundred_clients_need_one_download(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.rate = 8 * MIB
+
+    async def client(number: int) -> bytes:
+        await asyncio.sleep(number * 0.004)
+        return (await lab.get(lab.blob_url(digest)))[2]
+
+    bodies = await asyncio.gather(*(client(number) for number in range(100)))
+    assert all(body == data for body in bodies)
+    assert upstream.count(method="GET", contains="/blobs/") == 1
+
+
+async def test_a_client_that_resets_does_not_disturb_the_others(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(8 * MIB)
+    digest = upstream.add_blob(REPO, data)
+
+    async def rude() -> None:
+        async with aiohttp.ClientSession() as session, session.get(lab.blob_url(digest)) as answer:
+            await answer.content.readexactly(64 * 1024)
+
+    polite = [asyncio.create_task(lab.get(lab.blob_url(digest))) for _ in range(4)]
+    await asyncio.gather(*(rude() for _ in range(8)))
+    for task in polite:
+        assert (await task)[2] == data
+
+
+async def test_ensure_fills_without_a_reader(lab: Lab, upstream: FakeUpstream) -> None:
+    digest = upstream.add_blob(REPO, blob(2 * MIB))
+    assert await lab.cache.ensure_blob(ALPINE, digest) == 2 * MIB
+    assert await lab.cache.ensure_blob(ALPINE, digest) == 2 * MIB
+    assert upstream.count(method="GET", contains="/blobs/") == 1

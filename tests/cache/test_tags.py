@@ -1,0 +1,166 @@
+"""Tags: fresh, revalidated, stale, gone (P35, P44)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.cache.tags import TagPolicy
+from proxy.oci.digest import Digest
+from tests.cache.lab import ALPINE, HUB, Lab, laboratory
+from tests.support.contents import blob, make_image
+from tests.support.fake_upstream import FakeUpstream
+
+REPO = "library/alpine"
+OLD = make_image([blob(1000, seed=1)])
+NEW = make_image([blob(1000, seed=2)])
+ALWAYS_ASK = TagPolicy(ttl=0, stale_while_revalidate=0)
+
+
+@pytest.fixture
+async def asking(tmp_path: Path, upstream: FakeUpstream) -> AsyncIterator[Lab]:
+    """A mirror that revalidates on every request."""
+    async with laboratory(tmp_path / "asking", {HUB: [upstream]}, policy=ALWAYS_ASK) as running:
+        yield running
+
+
+async def pull(lab: Lab) -> None:
+    """Bring every blob of OLD into the cache, so that it can be served without upstream."""
+    for data in OLD.blobs:
+        await lab.cache.ensure_blob(ALPINE, Digest.of(data))
+
+
+async def test_a_fresh_tag_asks_nobody(lab: Lab, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    for _ in range(3):
+        status, headers, body = await lab.get(lab.manifest_url("1"))
+        assert (status, body) == (200, OLD.body)
+        assert headers["Docker-Content-Digest"] == OLD.digest
+        assert headers["Content-Type"] == OLD.media_type
+    assert upstream.count(method="HEAD", contains="/manifests/") == 1
+    assert upstream.count(method="GET", contains="/manifests/") == 1
+
+
+async def test_revalidation_is_a_head_and_only_a_new_digest_is_fetched(
+    asking: Lab, upstream: FakeUpstream
+) -> None:  # P35
+    OLD.publish(upstream, REPO, "1")
+    for _ in range(3):
+        assert (await asking.get(asking.manifest_url("1")))[2] == OLD.body
+    assert upstream.count(method="GET", contains="/manifests/") == 1
+    NEW.publish(upstream, REPO, "1")
+    assert (await asking.get(asking.manifest_url("1")))[2] == NEW.body
+    assert upstream.count(method="GET", contains="/manifests/") == 2
+
+
+async def test_many_who_ask_for_one_tag_cause_one_question(asking: Lab, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    upstream.delay_headers = 0.2
+    answers = await asyncio.gather(*(asking.get(asking.manifest_url("1")) for _ in range(50)))
+    assert all(answer[2] == OLD.body for answer in answers)
+    assert upstream.count(method="HEAD", contains="/manifests/") == 1
+    assert upstream.count(method="GET", contains="/manifests/") == 1
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_stale_serves_with_a_warning_while_upstream_fails(
+    asking: Lab, upstream: FakeUpstream, status: int
+) -> None:  # P44, P16
+    OLD.publish(upstream, REPO, "1")
+    await asking.get(asking.manifest_url("1"))
+    await pull(asking)
+    upstream.status_for = lambda request: status
+    answer, headers, body = await asking.get(asking.manifest_url("1"))
+    assert (answer, body) == (200, OLD.body)
+    assert headers["Warning"].startswith('299 - "')
+
+
+async def test_stale_serves_while_upstream_cannot_be_reached(asking: Lab, upstream: FakeUpstream) -> None:  # P44
+    OLD.publish(upstream, REPO, "1")
+    await asking.get(asking.manifest_url("1"))
+    await pull(asking)
+    await upstream.stop_listening()
+    upstream.cut_connections()
+    assert (await asking.get(asking.manifest_url("1")))[2] == OLD.body
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_stale_never_serves_after_an_answer_that_says_no(
+    asking: Lab, upstream: FakeUpstream, status: int
+) -> None:  # P44, P34
+    OLD.publish(upstream, REPO, "1")
+    await asking.get(asking.manifest_url("1"))
+    await pull(asking)
+    upstream.status_for = lambda request: status
+    answer, _, body = await asking.get(asking.manifest_url("1"))
+    assert answer == 404
+    assert b"MANIFEST_UNKNOWN" in body
+
+
+async def test_stale_without_its_blobs_is_not_served(asking: Lab, upstream: FakeUpstream) -> None:  # P27
+    OLD.publish(upstream, REPO, "1")
+    await asking.get(asking.manifest_url("1"))
+    upstream.status_for = lambda request: 500
+    assert (await asking.get(asking.manifest_url("1")))[0] == 503
+
+
+async def test_a_slow_revalidation_does_not_hold_up_a_known_tag(tmp_path: Path, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    policy = TagPolicy(ttl=0, stale_while_revalidate=3600)
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=policy) as lab:
+        await lab.get(lab.manifest_url("1"))
+        await pull(lab)
+        upstream.delay_headers = 1.8
+        async with asyncio.timeout(1.6):
+            status, headers, body = await lab.get(lab.manifest_url("1"))
+        assert (status, body) == (200, OLD.body)
+        assert "Warning" in headers
+
+
+async def test_a_rate_limited_upstream_without_a_cached_answer_says_when_to_come_back(
+    lab: Lab, upstream: FakeUpstream
+) -> None:  # P16, P35
+    upstream.status_for = lambda request: 429
+    status, _, body = await lab.get(lab.manifest_url("1"))
+    assert status == 429
+    assert b"TOOMANYREQUESTS" in body
+
+
+async def test_offline_serves_what_is_complete_and_asks_nobody(tmp_path: Path, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    NEW.publish(upstream, REPO, "2")
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}) as lab:
+        await lab.get(lab.manifest_url("1"))
+        await pull(lab)
+        await lab.get(lab.manifest_url("2"))
+    asked = len(upstream.requests)
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=ALWAYS_ASK, offline=True) as lab:
+        assert (await lab.get(lab.manifest_url("1")))[2] == OLD.body
+        assert (await lab.get(lab.manifest_url(OLD.digest)))[2] == OLD.body
+        assert (await lab.get(lab.manifest_url("2")))[0] == 503  # its blobs are not here (P27)
+        assert (await lab.get(lab.manifest_url("3")))[0] == 503
+    assert len(upstream.requests) == asked
+
+
+async def test_tags_outlive_a_restart(tmp_path: Path, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    for _ in range(2):
+        async with laboratory(tmp_path / "data", {HUB: [upstream]}) as lab:
+            assert (await lab.get(lab.manifest_url("1")))[2] == OLD.body
+    assert upstream.count(contains="/manifests/") == 2
+
+
+async def test_a_hit_is_answered_again_until_the_tag_moves(tmp_path: Path, upstream: FakeUpstream) -> None:
+    OLD.publish(upstream, REPO, "1")
+    policy = TagPolicy(ttl=0.3, stale_while_revalidate=0)
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=policy) as lab:
+        for _ in range(5):
+            assert (await lab.get(lab.manifest_url("1")))[2] == OLD.body
+        NEW.publish(upstream, REPO, "1")
+        await asyncio.sleep(0.35)
+        for _ in range(3):
+            assert (await lab.get(lab.manifest_url("1")))[2] == NEW.body
+        assert (await lab.get(lab.manifest_url(OLD.digest)))[2] == OLD.body
