@@ -20,7 +20,7 @@ from entrepot.control import open_control
 from entrepot.mirror import mirror
 from metrics.events import Event, RequestFinished
 from metrics.logs import Logs
-from metrics.looplag import LoopLag
+from metrics.looplag import watch_lag
 from metrics.prometheus import Metrics
 from proxy.app import Face, Server
 from proxy.store.errors import StoreError
@@ -56,7 +56,7 @@ async def _serve(config: Config, logs: Logs) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit))
-        await stack.enter_async_context(LoopLag(metrics.observe_lag))
+        await stack.enter_async_context(watch_lag(metrics.observe_lag))
         await stack.enter_async_context(open_control(running))
         await stack.enter_async_context(_listening(web.AppRunner(admin_app(running), access_log=None), config.admin, 0))
         face = Face(running.cache, frozenset(running.sources), config.default_upstream, emit)
@@ -71,7 +71,7 @@ async def _serve(config: Config, logs: Logs) -> None:
 
 @asynccontextmanager
 async def _listening(
-    runner: web.BaseRunner[web.BaseRequest], address: Address, drain: float
+    runner: web.BaseRunner, address: Address, drain: float
 ) -> AsyncIterator[list[str]]:
     """Listen on `address`; on leaving take no more connections and give the others `drain` seconds."""
     await runner.setup()
