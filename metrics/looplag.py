@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 INTERVAL = 0.25
 
 
-class LoopLag:
-    """Tells `observe` the lag in seconds, every `interval` seconds, for as long as it is entered."""
+@asynccontextmanager
+async def watch_lag(observe: Callable[[float], None], *, interval: float = INTERVAL) -> AsyncIterator[None]:
+    """Tell `observe` the lag in seconds, every `interval` seconds, for as long as the context lasts."""
+    task = asyncio.create_task(_probe(observe, interval), name="loop-lag")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
-    def __init__(self, observe: Callable[[float], None], *, interval: float = INTERVAL) -> None:
-        self._observe = observe
-        self._interval = interval
-        self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._probe(), name="loop-lag")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _probe(self) -> None:
-        # time.monotonic, not loop.time(): uvloop's stands still for the length of an iteration.
-        while True:
-            due = time.monotonic() + self._interval
-            await asyncio.sleep(self._interval)
-            self._observe(max(0.0, time.monotonic() - due))
+async def _probe(observe: Callable[[float], None], interval: float) -> None:
+    # time.monotonic, not loop.time(): uvloop's stands still for the length of an iteration.
+    while True:
+        due = time.monotonic() + interval
+        await asyncio.sleep(interval)
+        observe(max(0.0, time.monotonic() - due))

@@ -1,0 +1,92 @@
+"""The admin listener's application: /metrics, /healthz, /readyz and /api/status. Who binds it is `entrepot.serve`.
+
+Everything here is read-only. /metrics and the probes are for whoever reaches the listener; /api tells
+names of repositories and is given to this machine alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv6Address, ip_address
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from yarl import URL
+
+from entrepot.answers import answer, errors_as_json, refusal
+from entrepot.status import readiness, status, store_stats
+from entrepot.view import MirrorView
+
+VIEW = web.AppKey("view", MirrorView)
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+
+
+def admin_app(view: MirrorView) -> web.Application:
+    """Return the application that shows `view`."""
+    app = web.Application(middlewares=[errors_as_json, _local_api], client_max_size=1024)
+    app[VIEW] = view
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/api/status", _status)
+    return app
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    """200 for as long as the loop turns."""
+    return answer({"status": "ok"})
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    ready = readiness(request.app[VIEW])
+    return answer(ready, status=200 if ready.serving else 503)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    view = request.app[VIEW]
+    await store_stats(view)
+    body, content_type = await asyncio.to_thread(view.metrics.expose, request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def _status(request: web.Request) -> web.Response:
+    return answer(await status(request.app[VIEW]))
+
+
+@web.middleware
+async def _local_api(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give /api to this machine only: not to other peers, not through a reverse proxy, not by DNS rebinding."""
+    if request.path != "/api" and not request.path.startswith("/api/"):
+        return await handler(request)
+    if not _is_loopback(request.remote):
+        return refusal(403, "DENIED", "/api answers only on the mirror's own machine; run `entrepot status` there")
+    if any(name in request.headers for name in _FORWARDED):
+        return refusal(403, "DENIED", "/api is not given through a reverse proxy; ask it on the mirror's own machine")
+    if not _names_this_machine(request.host):
+        return refusal(403, "DENIED", "/api is asked by address or as localhost, not under another host name")
+    return await handler(request)
+
+
+def _is_loopback(peer: str | None) -> bool:
+    try:
+        address = ip_address(peer or "")
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
+
+
+def _names_this_machine(host: str) -> bool:
+    """Tell whether a Host header is a literal address or localhost: a page of another site cannot make it so."""
+    try:
+        name = URL(f"http://{host}").host or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

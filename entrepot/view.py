@@ -1,0 +1,71 @@
+"""What the admin listener and the control socket see of the running mirror; the real one is `entrepot.mirror`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from entrepot.config import Config
+from entrepot.pulling import PullingCache
+from metrics.prometheus import Metrics
+from proxy.cache.fill import FillStatus
+from proxy.store.records import StoreStats, VerifyProgress, VerifyReport
+
+State = Literal["starting", "ready", "draining"]
+
+
+class CacheView(PullingCache, Protocol):
+    """The cache, as far as it is shown and pulled into."""
+
+    def running(self) -> list[FillStatus]: ...
+
+
+class StoreView(Protocol):
+    """The store, as far as it is shown and verified."""
+
+    async def stats(self) -> StoreStats: ...
+
+    async def verify(self, progress: Callable[[VerifyProgress], None], concurrency: int) -> VerifyReport:
+        """Hash everything again; `progress` is called in the event loop."""
+        ...
+
+
+class MirrorView(Protocol):
+    """A mirror between its start and its end."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def cache(self) -> CacheView: ...
+
+    @property
+    def store(self) -> StoreView: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    @property
+    def started_at(self) -> float:
+        """When it started, in seconds since the epoch: for people."""
+        ...
+
+    @property
+    def started_monotonic(self) -> float:
+        """When it started, by `time.monotonic`: to measure from."""
+        ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def listen_addresses(self) -> Sequence[str]:
+        """Where clients are answered, as URLs; empty while nobody is."""
+        ...
+
+    def upstream_status(self) -> Sequence[Mapping[str, Any]]:
+        """Return one entry for each upstream: `name`, `reachable`, and its `hosts`, the main one first.
+
+        A host has `host`, `reachable`, `error` (text, None after a success) and `quota` (None where it told none).
+        """
+        ...
