@@ -66,7 +66,7 @@ def read_file(path: Path, problems: list[Problem]) -> Layer:
             layer.log = {key: Setting(item, at("log", key), base) for key, item in value.items()}
         elif name == "log":
             problems.append(Problem(at(name), name, "it is not a section", "[log] with level and format"))
-        elif name == "upstream" and isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        elif name == "upstream" and value and isinstance(value, list) and all(isinstance(x, dict) for x in value):
             layer.upstreams = [
                 UpstreamLayer(
                     {key: Setting(entry, at("upstream", index, key), base) for key, entry in item.items()},

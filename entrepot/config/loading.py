@@ -9,7 +9,7 @@ from typing import Any
 
 from entrepot.config.keys import LOG, TOP, UPSTREAM, Section, Setting, read_section, unknown
 from entrepot.config.layers import Layer, UpstreamLayer, capitals, read_environment, read_file, read_flags
-from entrepot.config.model import BUILT_IN_UPSTREAMS, Config, LogConfig, UpstreamConfig
+from entrepot.config.model import ADMIN, BUILT_IN_UPSTREAMS, LISTEN, Config, LogConfig, UpstreamConfig
 from entrepot.config.problems import ConfigError, Problem
 
 
@@ -96,8 +96,6 @@ def _name(upstream: UpstreamLayer) -> object:
 
 def _read_upstreams(listed: list[UpstreamLayer], problems: list[Problem]) -> tuple[UpstreamConfig, ...]:
     upstreams: list[UpstreamConfig] = []
-    if not listed:
-        problems.append(Problem("configuration", "upstream", "none is left", "at least one upstream"))
     seen: dict[object, str] = {}
     for item in listed:
         before = len(problems)
@@ -108,9 +106,9 @@ def _read_upstreams(listed: list[UpstreamLayer], problems: list[Problem]) -> tup
             problems.append(Problem(item.where, "upstream.name", "it is missing", UPSTREAM["name"].accepted))
         elif name in seen:
             problems.append(Problem(item.where, prefix + "name", f"also in {seen[name]}", "a name of its own for each"))
-        elif "url" not in item.settings:
+        elif isinstance(name, str) and "url" not in item.settings:
             if name in BUILT_IN_UPSTREAMS:
-                parsed["url"] = BUILT_IN_UPSTREAMS[str(name)]
+                parsed["url"] = BUILT_IN_UPSTREAMS[name]
             else:
                 problems.append(Problem(item.where, prefix + "url", "it is missing", UPSTREAM["url"].accepted))
         seen.setdefault(name, item.where)
@@ -135,8 +133,8 @@ def _credentials(item: UpstreamLayer, prefix: str) -> list[Problem]:
 
 
 def _check_addresses(top: Mapping[str, Any], settings: Section, problems: list[Problem]) -> None:
-    listen = top.get("listen", Config.listen)
-    admin = top.get("admin", Config.admin)
+    listen = top.get("listen", LISTEN)
+    admin = top.get("admin", ADMIN)
     if listen == admin and listen.port != 0:
         key = "admin" if "admin" in settings else "listen"
         accepted = "two addresses that differ"

@@ -24,6 +24,10 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+LISTEN = Address("127.0.0.1", 5000)
+ADMIN = Address("127.0.0.1", 5001)
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What is logged and how: `console` for people, `json` one object a line."""
 
@@ -60,8 +64,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     data: Path
     upstreams: tuple[UpstreamConfig, ...]
-    listen: Address = Address("127.0.0.1", 5000)
-    admin: Address = Address("127.0.0.1", 5001)
+    listen: Address = LISTEN
+    admin: Address = ADMIN
     region: str = "local"
     drain_timeout: float = 30.0
     offline: bool = False
