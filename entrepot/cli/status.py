@@ -45,21 +45,19 @@ def _lines(document: Document) -> list[str]:
         )
     looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
     lines.append(f"requests: {looked_up or 'none yet'}")
-    lines += [_upstream(upstream) for upstream in document["upstreams"]]
+    lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]
     lines += [_fill(fill) for fill in document["fills"]]
     return lines
 
 
-def _upstream(upstream: Document) -> str:
-    health = "good" if upstream["healthy"] else f"fails: {upstream['last_error'] or 'no answer'}"
-    quota = upstream["quota"]
+def _host(upstream: str, host: Document) -> str:
+    health = "good" if host["reachable"] else f"fails: {host['error'] or 'no answer'}"
+    quota = host["quota"]
     left = f", {quota['remaining']} of {quota['limit']} requests left" if quota else ""
-    return f"upstream {upstream['name']} ({upstream['url']}): {health}{left}"
+    return f"upstream {upstream} at {host['host']}: {health}{left}"
 
 
 def _fill(fill: Document) -> str:
     size = "?" if fill["size"] is None else format_size(fill["size"])
-    repository = fill["repository"]
-    image = repository if isinstance(repository, str) else "/".join(repository)
     received = format_size(fill["received"])
-    return f"filling {fill['digest']} of {image} from {fill['source']}: {received} of {size}, {fill['readers']} readers"
+    return f"filling {fill['digest']} of {fill['repository']} from {fill['source']}: {received} of {size}, {fill['readers']} readers"
