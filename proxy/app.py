@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class Face:
-    """Answers registry requests from `source`. `upstreams` are the names that select one, `default` the rest."""
+    """Answers registry requests from `source`. `upstreams` are the names that select one, `default` the rest.
+
+    In events, 499 is a client that went away; a body closed short has the status that it would have got.
+    """
 
     def __init__(self, source: Source, upstreams: Set[str], default: str, emit: Emit) -> None:
         self._source = source
@@ -47,8 +50,10 @@ class Face:
             response = self._again(request, exchange) or await self._answer(request, exchange)
             status = response.status
             return response
-        except ConnectionError:
+        except ConnectionError as error:
             status = 499
+            if isinstance(error.__cause__, RegistryError):
+                status, exchange.outcome = error.__cause__.status, "error"
             raise
         finally:
             self._finished(request, exchange, status)

@@ -34,6 +34,10 @@ class Exchange:
     sent: int = 0
     first_byte: float = 0.0
 
+    def count(self, sent: int) -> None:
+        """Add bytes of a body."""
+        self.sent += sent
+
 
 async def serve_manifest(
     source: Source, wanted: ManifestRequest, request: web.BaseRequest, exchange: Exchange
@@ -101,7 +105,7 @@ async def _send(stream: BlobStream, response: web.StreamResponse, request: web.B
     exchange.first_byte = monotonic()
     assert writer is not None
     if isinstance(stream, FileReader):
-        exchange.sent = await send_file(request, writer, stream, stream.start, stream.end)
+        await send_file(request, writer, stream, stream.start, stream.end, exchange.count)
     else:
         await _relay(stream, response, request, exchange)
     await response.write_eof()
@@ -116,7 +120,7 @@ async def _relay(
         async for chunk in stream:
             async with asyncio.timeout(STALL_SECONDS):
                 await response.write(chunk)
-            exchange.sent += len(chunk)
+            exchange.count(len(chunk))
     except RegistryError as error:
         if transport is not None:
             transport.close()

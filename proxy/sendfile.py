@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -32,9 +33,14 @@ class FileBody(Protocol):
 
 
 async def send_file(
-    request: web.BaseRequest, writer: AbstractStreamWriter, body: FileBody, start: int, end: int | None
-) -> int:
-    """Send the bytes [start, end) of `body` after the headers; return how many were sent.
+    request: web.BaseRequest,
+    writer: AbstractStreamWriter,
+    body: FileBody,
+    start: int,
+    end: int | None,
+    sent: Callable[[int], None],
+) -> None:
+    """Send the bytes [start, end) of `body` after the headers; `sent` hears of every slice's bytes.
 
     With an unknown `end` the framing must be chunked. Raises ConnectionResetError when the client is gone,
     takes nothing for a minute, or must be told by a short body that no more will come (P28): the connection
@@ -56,6 +62,7 @@ async def send_file(
                 async with asyncio.timeout(STALL_SECONDS):
                     await _send_slice(transport, writer, body, position, count, chunked=end is None)
                 position += count
+                sent(count)
                 await asyncio.sleep(0)
     except RegistryError as error:
         transport.close()
@@ -66,7 +73,6 @@ async def send_file(
     except BaseException:
         transport.abort()
         raise
-    return position - start
 
 
 async def _send_slice(

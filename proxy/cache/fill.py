@@ -159,7 +159,7 @@ class Fill:
             await self.changed.wait()
 
     async def run(self) -> None:
-        """Fill until committed or beyond hope. Never raises but for cancellation: `finished` tells."""
+        """Fill until committed or beyond hope; `finished` tells. Raises only what nobody foresaw."""
         started = monotonic()
         outcome = "failed"
         try:
@@ -175,6 +175,9 @@ class Fill:
         except asyncio.CancelledError:
             outcome = "abandoned"
             self._end(Unavailable("the mirror is shutting down"))
+            raise
+        except BaseException:
+            self._end(Unavailable(f"the fill of {self.digest} failed; the log has the reason"))
             raise
         finally:
             if self.current is not None:
@@ -208,7 +211,7 @@ class Fill:
             generation.progress.verified(writer.written)
             await self._commit(spool, writer.written, attempt)
             return True
-        except (RegistryError, OSError, asyncio.CancelledError) as error:
+        except BaseException as error:
             if writer is not None:
                 await writer.aclose()
             if spool is not None:

@@ -92,6 +92,8 @@ async def _answering(what: str) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         raise Unavailable(f"no answer about {what} in {ANSWER_SECONDS:.0f} s; it goes on, ask again") from error
+    except OSError as error:
+        raise Unavailable(f"the store cannot answer about {what}: {error.strerror or error}") from error
 
 
 @asynccontextmanager

@@ -21,7 +21,8 @@ class Health:
     def __init__(self, host: str, seconds: float, clock: Callable[[], float]) -> None:
         self._host = host
         self._seconds = seconds
-        self._clock = clock
+        self.clock = clock
+        self._answered_at: float | None = None
         self._failed_at: float | None = None
         self._last_error: RegistryError | None = None
 
@@ -38,7 +39,7 @@ class Health:
     @property
     def is_down(self) -> bool:
         """It failed so recently that it is not asked again yet."""
-        return self._failed_at is not None and self._clock() - self._failed_at < self._seconds
+        return self._failed_at is not None and self.clock() - self._failed_at < self._seconds
 
     def check(self) -> None:
         """Raise Unavailable while the host is not to be asked."""
@@ -47,9 +48,14 @@ class Health:
 
     def succeeded(self) -> None:
         """It answered."""
+        self._answered_at = self.clock()
         self._failed_at = self._last_error = None
 
-    def failed(self, error: RegistryError) -> None:
-        """It could not be reached, retries included."""
-        self._failed_at = self._clock()
-        self._last_error = error
+    def failed(self, error: RegistryError, since: float) -> None:
+        """A question that began at `since` found nobody. If the host answered any question meanwhile, it is not down:
+
+        then it was a storage host or a token server that could not be reached.
+        """
+        if self._answered_at is None or self._answered_at < since:
+            self._failed_at = self.clock()
+            self._last_error = error

@@ -21,7 +21,7 @@ T = TypeVar("T")
 class Passing(Unavailable):
     """A failure that may be gone in a moment. `reason`: network | timeout | the status, for metrics.
 
-    `unreached`: no HTTP answer came from the registry or its token server, so that the host counts as down.
+    `unreached`: no HTTP answer came at all, so that the host may count as down.
     """
 
     def __init__(self, message: str, *, reason: str, unreached: bool = False, retry_after: float | None = None) -> None:
@@ -53,6 +53,7 @@ class Persistence:
             RegistryError: whatever else `attempt` raises, at once.
         """
         self._health.check()
+        began = self._health.clock()
         retries = 0 if self._health.failing else self._limits.retries
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.answer
@@ -78,5 +79,5 @@ class Persistence:
                 )
         assert last is not None  # the loop is left by return, or with a failure noted
         if last.unreached:
-            self._health.failed(last)
+            self._health.failed(last, began)
         raise last
