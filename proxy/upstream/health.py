@@ -52,9 +52,9 @@ class Health:
         self._failed_at = self._last_error = None
 
     def failed(self, error: RegistryError, since: float) -> None:
-        """A question that began at `since` found nobody. If the host answered any question meanwhile, it is not down:
+        """A question that began at `since` reached nobody.
 
-        then it was a storage host or a token server that could not be reached.
+        Where the host answered any question meanwhile, it is a storage host or token server that is down: no change.
         """
         if self._answered_at is None or self._answered_at < since:
             self._failed_at = self.clock()

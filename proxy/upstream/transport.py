@@ -153,7 +153,6 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=limits.read_buffer,
                 trust_env=False,
-                requote_redirect_url=False,
             )
         return self._opened
 
