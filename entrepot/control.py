@@ -22,14 +22,12 @@ from entrepot.status import status
 from entrepot.unixsocket import Listening
 from entrepot.verifying import VerifyError, VerifyLine, verify
 from entrepot.view import MirrorView
-from proxy.oci.digest import Digest
 from proxy.oci.errors import RegistryError
 from proxy.oci.references import parse_full
 
 SOCKET = "control.sock"
 BODY_BYTES = 64 << 10
 BODY_SECONDS = 10.0
-PROGRESS_SECONDS = 0.5
 SHUTDOWN_SECONDS = 1.0
 
 VIEW = web.AppKey("view", MirrorView)
@@ -112,37 +110,11 @@ async def _pull(request: web.Request) -> web.StreamResponse:
 async def _pulled(view: MirrorView, wanted: PullRequest, lines: Lines) -> PullLine:
     names = frozenset(upstream.name for upstream in view.config.upstreams)
     repository, reference = parse_full(wanted.reference, names, view.config.default_upstream)
-    missing: dict[str, int] = {}
 
     def report(event: PullEvent) -> None:
-        if isinstance(event, BlobProgress):
-            if event.done < event.size:
-                missing[event.digest] = event.size
-            else:
-                missing.pop(event.digest, None)
-            lines.put(event, about=event.digest)
-        else:
-            lines.put(event)
+        lines.put(event, about=event.digest if isinstance(event, BlobProgress) else None)
 
-    follower = asyncio.create_task(_follow(view, missing, lines), name="control-pull-progress")
-    try:
-        return await pull(view.cache, repository, reference, wanted.platforms, report)
-    finally:
-        follower.cancel()
-        await asyncio.wait([follower])
-
-
-async def _follow(view: MirrorView, missing: dict[str, int], lines: Lines) -> None:
-    """Tell how far the downloads of `missing` (size by digest) are: the pull itself tells only begin and end."""
-    told: dict[Digest, int] = {}
-    while True:
-        await asyncio.sleep(PROGRESS_SECONDS)
-        for fill in view.cache.running():
-            size = missing.get(fill.digest)
-            # `done` equal to `size` would say that it is stored.
-            if size and told.get(fill.digest) != (done := min(fill.received, size - 1)):
-                told[fill.digest] = done
-                lines.put(BlobProgress(fill.digest, size, done), about=fill.digest)
+    return await pull(view.cache, repository, reference, wanted.platforms, report)
 
 
 async def _verify(request: web.Request) -> web.StreamResponse:

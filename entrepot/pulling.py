@@ -218,7 +218,7 @@ class _Walk:
             for fill in self._cache.running():
                 size = self._wanted_blobs.get(fill.digest)
                 if size is not None and fill.digest not in self.stored:
-                    self._report(BlobProgress(str(fill.digest), size, min(fill.received, size)))
+                    self._report(BlobProgress(str(fill.digest), size, max(0, min(fill.received, size - 1))))
 
     async def _blob(self, digest: Digest, size: int, slots: asyncio.Semaphore) -> None:
         async with slots:

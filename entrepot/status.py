@@ -153,7 +153,7 @@ def _host(host: Mapping[str, Any]) -> HostView:
 
 def _fill(fill: FillStatus) -> FillView:
     return FillView(
-        digest=fill.digest,
+        digest=str(fill.digest),
         repository=str(fill.repository),
         size=fill.size,
         received=fill.received,

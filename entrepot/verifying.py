@@ -50,8 +50,8 @@ async def verify(store: StoreView, report: Callable[[Verified], None]) -> Verify
     return VerifyResult(
         checked=found.checked,
         bytes=found.bytes,
-        corrupt=tuple(found.corrupt),
-        missing=tuple(found.missing),
+        corrupt=tuple(map(str, found.corrupt)),
+        missing=tuple(map(str, found.missing)),
         unknown=tuple(found.unknown),
-        adopted=tuple(found.adopted),
+        adopted=tuple(map(str, found.adopted)),
     )

@@ -59,5 +59,5 @@ def _host(upstream: str, host: Document) -> str:
 
 def _fill(fill: Document) -> str:
     size = "?" if fill["size"] is None else format_size(fill["size"])
-    received = format_size(fill["received"])
-    return f"filling {fill['digest']} of {fill['repository']} from {fill['source']}: {received} of {size}, {fill['readers']} readers"
+    progress = f"{format_size(fill['received'])} of {size}, {fill['readers']} readers"
+    return f"filling {fill['digest']} of {fill['repository']} from {fill['source']}: {progress}"
