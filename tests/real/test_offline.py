@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -68,15 +69,21 @@ def test_a_tag_that_moved_upstream_is_followed_once_its_time_is_over(  # P35
 def test_a_mirror_starts_while_its_upstream_is_down_and_serves_it_when_it_is_back(
     basic_registry: Registry, shelf: Shelf, skopeo: Skopeo, tmp_path: Path
 ) -> None:
+    """It leaves an upstream that it could not reach alone for some seconds; within ten it must have asked again."""
     placed = shelf.image("oci", "late")
     gate = basic_registry.gate
     gate.close()
     with Mirror(tmp_path, {}, config=with_password(basic_registry, tmp_path)) as mirror:
+        path = f"/v2/{placed.repository}/manifests/{placed.tag}"
         try:
-            status, body = mirror.request(f"/v2/{placed.repository}/manifests/{placed.tag}")
+            status, body = mirror.request(path)
         finally:
             gate.open()
         assert status == 503  # P30
         assert b'"errors"' in body  # P9
+        back = time.monotonic()
+        while mirror.request(path)[0] != 200:
+            assert time.monotonic() - back < 10, mirror.program.tail()
+            time.sleep(0.2)
         assert skopeo.pull(mirror.url, placed.name) == placed.image.digests()
         skopeo.remove(placed.name)
