@@ -7,6 +7,7 @@ names of repositories and is given to this machine alone.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
@@ -55,16 +56,26 @@ async def _status(request: web.Request) -> web.Response:
 
 @web.middleware
 async def _local_api(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give /api to this machine only: not to other peers, not through a reverse proxy, not by DNS rebinding."""
-    if request.path != "/api" and not request.path.startswith("/api/"):
-        return await handler(request)
-    if not _is_loopback(request.remote):
-        return refusal(403, "DENIED", "/api answers only on the mirror's own machine; run `entrepot status` there")
-    if any(name in request.headers for name in _FORWARDED):
-        return refusal(403, "DENIED", "/api is not given through a reverse proxy; ask it on the mirror's own machine")
-    if not _names_this_machine(request.host):
-        return refusal(403, "DENIED", "/api is asked by address or as localhost, not under another host name")
+    if request.path == "/api" or request.path.startswith("/api/"):
+        reason = why_no_api(request.remote, request.host, request.headers)
+        if reason is not None:
+            return refusal(403, "DENIED", reason)
     return await handler(request)
+
+
+def why_no_api(peer: str | None, host: str, headers: Container[str]) -> str | None:
+    """Return why a request may not use /api, None when it may.
+
+    It is for this machine only: not for another `peer` address, not through a reverse proxy on this machine,
+    not for a page of another site that has made its name resolve to us (DNS rebinding), which `host` gives away.
+    """
+    if not _is_loopback(peer):
+        return "/api answers only on the mirror's own machine; run `entrepot status` there"
+    if any(name in headers for name in _FORWARDED):
+        return "/api is not given through a reverse proxy; ask it on the mirror's own machine"
+    if not _names_this_machine(host):
+        return "/api is asked by address or as localhost, not under another host name"
+    return None
 
 
 def _is_loopback(peer: str | None) -> bool:

@@ -89,7 +89,7 @@ async def _pull(request: web.Request) -> web.StreamResponse:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             wanted = msgspec.json.decode(await request.read(), type=PullRequest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return refusal(400, "UNSUPPORTED", f"the body is no pull request: {error}")
     except TimeoutError:
         return refusal(408, "UNSUPPORTED", f"the body did not arrive in {BODY_SECONDS:.0f} s")

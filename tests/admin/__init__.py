@@ -1,0 +1,1 @@
+"""Tests of the admin listener and the control socket."""
