@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from rich.console import Console
 
 from bench.clients import ClientFailed
-from bench.processes import DidNotStart
+from bench.processes import DidNotStart, busy_seconds
 from bench.report import machine, show, write
 from bench.scenarios import FULL, QUICK, SCENARIOS
 from bench.servers import bed
@@ -30,6 +31,7 @@ def main(only: tuple[str, ...], rounds: int | None, quick: bool, file: Path | No
     progress = Console(stderr=True)
     where = machine()
     console.print(where, highlight=False)
+    began, (all_before, own_before) = time.monotonic(), busy_seconds()
     try:
         with bed() as place:
             tables = [
@@ -40,9 +42,12 @@ def main(only: tuple[str, ...], rounds: int | None, quick: bool, file: Path | No
             ]
     except (DidNotStart, ClientFailed) as error:
         raise click.ClickException(str(error)) from error
+    all_after, own_after = busy_seconds()
+    others = (all_after - all_before - own_after + own_before) / (time.monotonic() - began)
     show(console, tables)
+    console.print(f"Other programs kept {max(0.0, others):.2f} of the cores busy meanwhile.", highlight=False)
     if file:
-        write(file, where, tables)
+        write(file, where, others, tables)
     if not all(verdict.met for table in tables for verdict in table.verdicts()):
         sys.exit(1)
 

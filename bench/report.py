@@ -68,9 +68,11 @@ def _word(verdict: Verdict) -> str:
     return "[green]met[/]" if verdict.met else "[red]MISSED[/]"
 
 
-def write(file: Path, where: str, tables: Sequence[Table]) -> None:
-    """Write every sample, ratio and verdict; `where` describes the machine."""
-    file.write_text(json.dumps({"machine": where, "tables": [_plain(table) for table in tables]}, indent=2) + "\n")
+def write(file: Path, where: str, others: float, tables: Sequence[Table]) -> None:
+    """Write every sample, ratio and verdict; `where` describes the machine, `others` is the cores that others used."""
+    file.write_text(
+        json.dumps({"machine": where, "others": others, "tables": [_plain(table) for table in tables]}, indent=2) + "\n"
+    )
 
 
 def _plain(table: Table) -> dict[str, Any]:

@@ -43,9 +43,10 @@ class Scale:
     herd_clients: int
 
 
-FULL = Scale(rounds=5, stored_seconds=2.0, hit_seconds=5, cold_size=256 * MIB, herd_size=64 * MIB, herd_clients=100)
-QUICK = Scale(rounds=2, stored_seconds=0.5, hit_seconds=1, cold_size=64 * MIB, herd_size=16 * MIB, herd_clients=30)
+FULL = Scale(rounds=5, stored_seconds=0.6, hit_seconds=5, cold_size=256 * MIB, herd_size=64 * MIB, herd_clients=100)
+QUICK = Scale(rounds=2, stored_seconds=0.4, hit_seconds=1, cold_size=64 * MIB, herd_size=16 * MIB, herd_clients=30)
 STORED_SIZE = 64 * MIB
+STORED_TURNS = 4  # in each round: many short turns even out what else the machine does
 COLD_RATE = 100 * MIB
 HERD_RATE = 8 * MIB
 
@@ -103,7 +104,7 @@ def stored(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
                 fill_static(server, image(), [blob])
             _take(list(tables.values()), server.name, tell, partial(_throughput, server, digest, 1, 0.5))
         asked = bed.counters(digest)["gets"]
-        for _ in range(scale.rounds):
+        for _ in range(scale.rounds * STORED_TURNS):
             for connections, table in tables.items():
                 for server in servers:
                     measure = partial(_throughput, server, digest, connections, scale.stored_seconds)
