@@ -1,0 +1,1 @@
+"""The mirror as a process of its own, under many clients, kills and failing upstreams."""

@@ -1,0 +1,74 @@
+"""A hundred clients over one fill: one download, every byte, bounded memory, in the time of one download."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.support.contents import blob
+from tests.support.fake_upstream import FakeUpstream
+from tests.support.herd import Download, download
+from tests.support.mirror import Mirror
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+RATE = 8 * MIB
+CLIENTS = 100
+
+
+def peak_memory(pid: int) -> int:
+    """Return the most resident memory that a process has had, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+@asynccontextmanager
+async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
+    """Start and stop `mirror` without stopping the loop that serves its upstream."""
+    await asyncio.to_thread(mirror.start)
+    try:
+        yield mirror
+    finally:
+        await asyncio.to_thread(mirror.stop)
+
+
+async def herd(url: str, count: int, stagger: float) -> list[Download]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.herd", url, str(count), str(stagger)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    return list(json.loads(out))
+
+
+async def test_a_hundred_staggered_clients_cost_one_download_and_little_memory(tmp_path: Path) -> None:
+    data = blob(SIZE)
+    async with FakeUpstream() as upstream:
+        digest = upstream.add_blob("library/big", data)
+        warm = upstream.add_blob("library/big", blob(1000))
+        upstream.rate = RATE
+        began = time.monotonic()
+        await asyncio.to_thread(download, f"{upstream.url}/v2/library/big/blobs/{digest}")
+        direct = time.monotonic() - began
+        async with running(Mirror(tmp_path, {"docker.io": upstream.url})) as mirror:
+            await asyncio.to_thread(download, f"{mirror.url}/v2/library/big/blobs/{warm}")
+            idle = peak_memory(mirror.program.pid)
+            before = upstream.count(method="GET", contains=digest)
+            got = await herd(f"{mirror.url}/v2/library/big/blobs/{digest}", CLIENTS, direct * 1.2)
+            grown = peak_memory(mirror.program.pid) - idle
+        assert upstream.count(method="GET", contains=digest) - before == 1
+        assert len(got) == CLIENTS
+        assert {(one["status"], one["length"], one["crc"]) for one in got} == {(200, SIZE, zlib.crc32(data))}
+        assert grown < 64 * MIB
+        first = min(one["began"] for one in got)
+        filled = first + 1.1 * direct
+        for one in got:
+            assert one["ended"] <= max(filled, one["began"] + 0.15 * direct), one
