@@ -154,7 +154,7 @@ class Fill:
                 raise self.refused[repository]
             if self.finished.done():
                 return Admission.OVER
-            if self.current is not None:
+            if self.current is not None and self.current.progress.error is None:
                 return Admission.YES if repository in self.proven else Admission.UNPROVEN
             await self.changed.wait()
 
@@ -193,11 +193,15 @@ class Fill:
         writer: SpoolWriter | None = None
         try:
             if spool is None:
-                stream, candidate = await self._open(0)
+                stream, candidate = await self._open(0, None)
                 attempt.stream, attempt.candidate = stream, candidate
                 spool = await self._store.begin(self.digest, stream.size, candidate.repository)
             else:
                 self.proven.add(spool.repository)
+                if spool.size is None or spool.contiguous < spool.size:
+                    attempt.stream, attempt.candidate = await self._open(spool.contiguous, spool.size)
+                    source = attempt.candidate.source.name
+                    self._emit(FillResumed(self.owner.upstream, source, spool.contiguous))
             generation = Generation(spool, spool.size if spool.size is not None else self._expected)
             writer = SpoolWriter(spool, self._executor, self._follow(generation))
             self._emit(FillStarted(self.owner.upstream, spool.contiguous))
@@ -221,8 +225,11 @@ class Fill:
             if attempt.stream is not None:
                 await attempt.stream.aclose()
 
-    async def _open(self, offset: int) -> tuple[BlobStream, plan.Candidate]:
-        """Open the blob at `offset` from the best candidate; raise the error to give up with."""
+    async def _open(self, offset: int, known: int | None) -> tuple[BlobStream, plan.Candidate]:
+        """Open the blob at `offset` from the best candidate; raise the error to give up with.
+
+        `known` is the size that another source gave.
+        """
         while True:
             step = self.roster.next(monotonic())
             if isinstance(step, plan.GiveUp):
@@ -243,14 +250,13 @@ class Fill:
             except RegistryError as error:
                 self._refuse(candidate, error)
             else:
-                if self._plausible(stream, candidate):
+                if self._plausible(stream, candidate, known):
                     self.proven.add(candidate.repository)
                     self.changed.wake()
                     return stream, candidate
                 await stream.aclose()
 
-    def _plausible(self, stream: BlobStream, candidate: plan.Candidate) -> bool:
-        known = self.current.progress.size if self.current else None
+    def _plausible(self, stream: BlobStream, candidate: plan.Candidate, known: int | None) -> bool:
         for size, certain in ((self._expected, True), (known, False)):
             if size is None or stream.size is None or stream.size == size:
                 continue
@@ -274,7 +280,7 @@ class Fill:
         """Feed the writer until the blob is whole, going on wherever it breaks."""
         while generation.progress.size is None or writer.received < generation.progress.size:
             if attempt.stream is None:
-                attempt.stream, attempt.candidate = await self._open(writer.received)
+                attempt.stream, attempt.candidate = await self._open(writer.received, generation.progress.size)
                 self._emit(FillResumed(self.owner.upstream, attempt.candidate.source.name, writer.received))
                 if generation.progress.size is None:
                     generation.progress.size = attempt.stream.size

@@ -27,7 +27,7 @@ class Limits:
     first_byte: float = 8.0
     stall: float = 20.0
     answer: float = 9.0
-    quiet: float = 5.0
+    quiet: float = 1.0
     retries: int = 5
     backoff_first: float = 0.2
     backoff_most: float = 2.0

@@ -13,7 +13,7 @@ from proxy.cache.plan import WITHHELD
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
 from proxy.oci.names import Repository
-from tests.cache.lab import ALPINE, HUB, Lab, laboratory
+from tests.cache.lab import ALPINE, HUB, LIMITS, Lab, laboratory
 from tests.support.contents import blob
 from tests.support.fake_upstream import FakeUpstream
 
@@ -184,9 +184,22 @@ async def test_an_upstream_that_stays_dead_closes_short_and_fails_the_retry_at_o
         assert retry == 503
         await upstream.listen_again()
         upstream.die_at = None
+        await asyncio.sleep(LIMITS.quiet)
         assert (await lab.get(lab.blob_url(digest)))[2] == data
         resumed = upstream.select(method="GET", contains="/blobs/")[-1]
         assert resumed.range is not None  # the prefix was kept
+
+
+async def test_a_kept_prefix_without_an_upstream_is_an_error_and_not_a_short_body(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:  # P30
+    digest = upstream.add_blob(REPO, blob(4 * MIB))
+    upstream.die_at, upstream.die_once = 2 * MIB, False
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, patience=0) as lab:
+        assert not (await lab.get_short(lab.blob_url(digest)))[2]
+        await upstream.stop_listening()
+        upstream.cut_connections()
+        assert (await lab.get(lab.blob_url(digest)))[0] == 503
 
 
 async def test_the_next_source_goes_on_where_the_first_died(tmp_path: Path, upstream: FakeUpstream) -> None:
