@@ -7,10 +7,9 @@ import json
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.scenarios.running import running
 from tests.support.contents import blob
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.herd import Download, download
@@ -27,16 +26,6 @@ def peak_memory(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
-
-
-@asynccontextmanager
-async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
-    """Start and stop `mirror` without stopping the loop that serves its upstream."""
-    await asyncio.to_thread(mirror.start)
-    try:
-        yield mirror
-    finally:
-        await asyncio.to_thread(mirror.stop)
 
 
 async def herd(url: str, count: int, stagger: float) -> list[Download]:

@@ -1,0 +1,20 @@
+"""A mirror process beside an upstream that lives in the test's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.support.mirror import Mirror
+
+
+@asynccontextmanager
+async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
+    """Start and stop `mirror` without stopping the loop that serves its upstream."""
+    await asyncio.to_thread(mirror.start)
+    try:
+        yield mirror
+    finally:
+        if mirror.program.running:
+            await asyncio.to_thread(mirror.stop)
