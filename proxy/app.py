@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Set
+from collections.abc import Awaitable, Callable, Set
 from time import monotonic
 from typing import Any
 
@@ -150,10 +150,10 @@ class _Protocol(RequestHandler):
 
 
 class Server(web.Server):
-    """An aiohttp low-level server in front of a Face."""
+    """An aiohttp low-level server in front of `handler`, a Face."""
 
-    def __init__(self, face: Face) -> None:
-        super().__init__(face)
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(handler)
         self._options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": KEEPALIVE_SECONDS,

@@ -21,6 +21,7 @@ from proxy.cache.tags import TagPolicy
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository
 from proxy.store.store import Store
+from proxy.upstream.credentials import Credential
 from proxy.upstream.registry import RegistrySource, build_sources
 from proxy.upstream.settings import Limits, UpstreamSettings
 from tests.support.fake_upstream import FakeUpstream
@@ -91,6 +92,7 @@ async def laboratory(
     limits: Limits = LIMITS,
     offline: bool = False,
     patience: float = 5,
+    credential: Credential | None = None,
 ) -> AsyncIterator[Lab]:
     """Run a mirror over `upstreams`: by name, the main host first, then its alternates."""
     events: list[Event] = []
@@ -104,7 +106,9 @@ async def laboratory(
         sources: dict[str, list[RegistrySource]] = {}
         for name, hosts in upstreams.items():
             main, *others = [URL(host.url) for host in hosts]
-            settings = UpstreamSettings(name=name, url=main, alternates=tuple(others), limits=limits)
+            settings = UpstreamSettings(
+                name=name, url=main, alternates=tuple(others), credential=credential, limits=limits
+            )
             sources[name] = build_sources(settings, emit)
             for source in sources[name]:
                 stack.push_async_callback(source.aclose)

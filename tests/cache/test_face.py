@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
 from proxy.oci.digest import Digest
-from proxy.oci.names import Repository
-from tests.cache.lab import HUB, Lab, laboratory
+from tests.cache.lab import Lab
 from tests.support.contents import DOCKER_MANIFEST, blob, make_image, make_index
 from tests.support.fake_upstream import FakeUpstream
 
@@ -231,24 +229,3 @@ async def test_an_index_is_served_byte_for_byte(lab: Lab, upstream: FakeUpstream
     index = make_index({"linux/amd64": make_image([blob(5)]), "linux/arm64": make_image([blob(6)])})
     index.publish(upstream, REPO, "multi")
     assert (await lab.get(lab.manifest_url("multi")))[2] == index.body
-
-
-async def test_a_public_manifest_that_names_a_private_blob_gives_nobody_that_blob(
-    tmp_path: Path,
-) -> None:  # P43
-    secret = blob(5000, seed=9)
-    async with FakeUpstream() as private, laboratory(tmp_path / "data", {HUB: [private]}) as lab:
-        digest = private.add_blob("corp/private", secret)
-        trap = make_image([b"public layer"])
-        named = json.loads(trap.body)
-        named["layers"].append({"mediaType": "application/octet-stream", "digest": digest, "size": len(secret)})
-        private.add_manifest("eve/public", json.dumps(named).encode(), trap.media_type, "1")
-        corp, eve = Repository(HUB, "corp/private"), Repository(HUB, "eve/public")
-        await lab.store.catalog.blob(digest)
-        # Fetched with a credential: the content is not known to be public.
-        private.auth = "basic"
-        private.auth = None
-        assert (await lab.get(lab.manifest_url("1", eve)))[0] == 200
-        before = await lab.get(lab.blob_url(digest, eve))
-        assert before[0] == 404
-        assert (await lab.get(lab.blob_url(digest, corp)))[2] == secret
