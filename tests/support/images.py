@@ -13,7 +13,7 @@ import json
 import random
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -285,10 +285,3 @@ def _push(
     if answer.status not in (201, 202):
         raise AssertionError(f"{method} {target} was answered {answer.status}: {text[:500]!r}")
     return answer.headers.get("Location", "")
-
-
-def retagged(image: Image, note: str) -> Image:
-    """Return the same image under another digest: its manifest's JSON has `note` as an annotation."""
-    body = json.loads(image.body)
-    body["annotations"] = {"org.opencontainers.image.description": note}
-    return replace(image, body=json.dumps(body).encode())
