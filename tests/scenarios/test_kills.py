@@ -82,7 +82,8 @@ async def rounds(tmp_path: Path, count: int, seed: int) -> None:
             print(f"{len(all_digests)} blobs, {len(resumed)} fills resumed")
         assert not any(path for path in (mirror.data / "ingest").iterdir() if path.suffix != ".lock")
         assert not stored_wrongly(mirror.data)
-        done = subprocess.run(
+        done = await asyncio.to_thread(
+            subprocess.run,
             [sys.executable, "-m", "entrepot", "verify", "--data", str(mirror.data), "--format", "json"],
             capture_output=True,
             text=True,
@@ -109,10 +110,13 @@ async def test_a_killed_fill_goes_on_where_it_was(tmp_path: Path) -> None:
         digest = upstream.add_blob(REPO, data)
         upstream.stall_at = 12 * MIB
         mirror = Mirror(tmp_path, {"docker.io": upstream.url})
-        async with running(mirror), aiohttp.ClientSession() as session:
-            async with session.get(f"{mirror.url}/v2/{REPO}/blobs/{digest}") as answer:
-                await answer.content.readexactly(11 * MIB)
-                await asyncio.to_thread(mirror.kill)
+        async with (
+            running(mirror),
+            aiohttp.ClientSession() as session,
+            session.get(f"{mirror.url}/v2/{REPO}/blobs/{digest}") as answer,
+        ):
+            await answer.content.readexactly(11 * MIB)
+            await asyncio.to_thread(mirror.kill)
         upstream.go_on()
         async with running(mirror):
             await upstream.wait_for(2, method="GET", contains=digest, seconds=10)
