@@ -55,7 +55,7 @@ class Manifests:
         record = await self._store.catalog.blob(digest)
         if record is not None and record.present and record.media_type is not None:
             await self._membership.require_manifest(repository, digest, record)
-            self._require_servable(repository, digest, record)
+            await self._require_servable(repository, digest, record)
             body = await self._store.read_blob(digest, MAX_MANIFEST)
             if body is not None:
                 self._store.catalog.touch(digest)
@@ -65,13 +65,10 @@ class Manifests:
         manifest = await self._fetching.run((repository, digest), lambda: self._fetch(repository, digest))
         return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
 
-    def _require_servable(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
-        """Raise Unavailable for a manifest that would leave its client without blobs (P27)."""
+    async def _require_servable(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
+        """Raise for a manifest that would leave its client without blobs (P27): the upstream must answer for them."""
         if not record.servable and not self._upstreams.reachable(repository.upstream):
-            raise Unavailable(
-                f"{repository}@{digest} is cached without all of its blobs, "
-                f"and upstream {repository.upstream} cannot be reached"
-            )
+            await self._membership.stat_manifest(repository, digest)
 
     async def _fetch(self, repository: Repository, digest: Digest) -> Manifest:
         manifest = await self._upstreams.ask(

@@ -33,7 +33,11 @@ class Membership:
     async def require_manifest(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
         """Return when `repository` contains the manifest. Raises ManifestUnknown or Transient."""
         if not await self.known(repository, digest, record):
-            await self._ask(repository, digest, manifest=True)
+            await self.stat_manifest(repository, digest)
+
+    async def stat_manifest(self, repository: Repository, digest: Digest) -> Descriptor:
+        """Ask upstream for the manifest by HEAD and keep the proof. Raises ManifestUnknown, Transient."""
+        return await self._ask(repository, digest, manifest=True)
 
     async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         """Ask upstream for the blob by HEAD and keep the proof. Raises BlobUnknown, Transient."""

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.cache.tags import TagPolicy
 from proxy.oci.digest import Digest
-from tests.cache.lab import ALPINE, HUB, Lab, laboratory
+from tests.cache.lab import ALPINE, HUB, LIMITS, Lab, laboratory
 from tests.support.contents import blob, make_image
 from tests.support.fake_upstream import FakeUpstream
 
@@ -105,6 +105,20 @@ async def test_stale_without_its_blobs_is_not_served(asking: Lab, upstream: Fake
     await asking.get(asking.manifest_url("1"))
     upstream.status_for = lambda request: 500
     assert (await asking.get(asking.manifest_url("1")))[0] == 503
+
+
+async def test_an_incomplete_manifest_is_served_again_once_the_upstream_is_back(
+    lab: Lab, upstream: FakeUpstream
+) -> None:  # P27
+    OLD.publish(upstream, REPO, "1")
+    await lab.get(lab.manifest_url(OLD.digest))
+    await upstream.stop_listening()
+    upstream.cut_connections()
+    assert (await lab.get(lab.manifest_url("2")))[0] == 503
+    assert (await lab.get(lab.manifest_url(OLD.digest) + "?ns=docker.io"))[0] == 503
+    await upstream.listen_again()
+    await asyncio.sleep(LIMITS.quiet)
+    assert (await lab.get(lab.manifest_url(OLD.digest) + "?ns=docker.io"))[2] == OLD.body
 
 
 async def test_a_slow_revalidation_does_not_hold_up_a_known_tag(tmp_path: Path, upstream: FakeUpstream) -> None:
