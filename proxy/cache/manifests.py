@@ -11,7 +11,7 @@ from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
 from proxy.oci.descriptor import Descriptor, Manifest
 from proxy.oci.digest import Digest
-from proxy.oci.errors import ManifestUnknown, Unavailable
+from proxy.oci.errors import ManifestUnknown
 from proxy.oci.manifests import MAX_MANIFEST, parse_manifest
 from proxy.oci.names import Repository
 from proxy.store.catalog import BlobRecord, Proof
