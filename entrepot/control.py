@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from entrepot.answers import answer, errors_as_json, refusal
-from entrepot.lines import Lines, stream
+from entrepot.lines import Lines, own_work, stream
 from entrepot.pulling import BlobProgress, PullError, PullEvent, PullLine, pull
 from entrepot.status import status
 from entrepot.unixsocket import Listening
@@ -74,6 +74,7 @@ def control_app(view: MirrorView) -> web.Application:
     app = web.Application(middlewares=[errors_as_json], client_max_size=BODY_BYTES)
     app[VIEW] = view
     app[VERIFYING] = asyncio.Lock()
+    own_work(app)
     app.router.add_get("/api/status", _status)
     app.router.add_post("/api/pull", _pull)
     app.router.add_post("/api/verify", _verify)

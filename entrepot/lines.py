@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 SILENCE_SECONDS = 15.0
+WORK = web.AppKey("work", set[asyncio.Task[None]])
 
 
 class Lines:
@@ -45,12 +46,13 @@ class Lines:
 async def stream(request: web.Request, work: Callable[[Lines], Awaitable[object]]) -> web.StreamResponse:
     """Answer with the lines that `work` puts and, last, the one it returns; `work` must not raise.
 
-    Work whose asker has gone is cancelled.
+    Work whose asker has gone is cancelled. The application owns the work: see `own_work`.
     """
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
     lines = Lines()
     task = asyncio.create_task(_run(work, lines), name=f"control {request.path}")
+    request.app[WORK].add(task)
     try:
         while batch := await lines.take():
             await response.write(batch)
@@ -58,6 +60,7 @@ async def stream(request: web.Request, work: Callable[[Lines], Awaitable[object]
     finally:
         task.cancel()
         await asyncio.wait([task])
+        request.app[WORK].discard(task)
     return response
 
 
@@ -66,3 +69,17 @@ async def _run(work: Callable[[Lines], Awaitable[object]], lines: Lines) -> None
         lines.put(await work(lines))
     finally:
         lines.end()
+
+
+def own_work(app: web.Application) -> None:
+    """Let `app` answer with `stream`, and end what still runs when it shuts down: its askers see no last line."""
+    app[WORK] = set()
+    app.on_shutdown.append(_end_work)
+
+
+async def _end_work(app: web.Application) -> None:
+    tasks = [*app[WORK]]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import uvloop
 from aiohttp import ClientSession, UnixConnector
 
 from entrepot.cli.running import RunningMirror, find
-from entrepot.control import open_control
+from entrepot.control import SHUTDOWN_SECONDS, open_control
 from entrepot.mirror import Mirror, mirror
 from entrepot.pulling import BlobProgress, Failure, PullError, PullLine, PullResult
 from entrepot.verifying import Verified, VerifyError, VerifyLine, VerifyResult
@@ -147,7 +148,7 @@ async def test_an_asker_that_goes_away_ends_its_pull_but_not_the_download(
     assert upstream.count(method="GET", contains=Digest.of(layer)) == 1
 
 
-async def test_a_mirror_that_stops_ends_the_pulls_of_its_askers(
+async def test_a_mirror_that_stops_ends_the_pulls_of_its_askers_at_once(
     running: Mirror, upstream: FakeUpstream, data: Path
 ) -> None:
     make_image([blob(2 << 20)]).publish(upstream, "library/alpine", "3")
@@ -156,8 +157,11 @@ async def test_a_mirror_that_stops_ends_the_pulls_of_its_askers(
         async with open_control(running):
             response = await session.post("/api/pull", json={"reference": "alpine:3"})
             await upstream.stalled.wait()
+            stopping = time.monotonic()
+        assert time.monotonic() - stopping < SHUTDOWN_SECONDS
         assert [task for task in asyncio.all_tasks() if task.get_name() == "control /api/pull"] == []
-        response.close()
+        told = [msgspec.json.decode(line, type=PullLine) for line in (await response.read()).splitlines() if line]
+        assert not any(isinstance(event, PullResult | PullError) for event in told)
 
 
 async def test_a_verification_tells_its_progress_and_what_it_found(
