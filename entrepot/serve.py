@@ -18,6 +18,7 @@ from entrepot.admin import admin_app
 from entrepot.config import Address, Config
 from entrepot.control import open_control
 from entrepot.mirror import mirror
+from metrics.declarations import LOG_LINES_DROPPED
 from metrics.events import Event, RequestFinished
 from metrics.logs import Logs
 from metrics.looplag import watch_lag
@@ -44,6 +45,7 @@ def run(config: Config) -> int:
 
 async def _serve(config: Config, logs: Logs) -> None:
     metrics = Metrics(version=__version__)
+    metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
 
     def emit(event: Event) -> None:
         metrics.observe(event)
