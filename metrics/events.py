@@ -116,7 +116,7 @@ class VerificationFailed:
 
 @dataclass(frozen=True, slots=True)
 class TagRevalidated:
-    """outcome: unchanged | moved | new | gone | stale (the upstream failed, the old answer stands)."""
+    """outcome: unchanged | moved | new | gone | failed."""
 
     upstream: str
     outcome: str

@@ -102,7 +102,7 @@ class Tags:
                 await self._catalog.prove(repository, found.digest, Proof.HEAD)
             descriptor = await self._manifests.describe(repository, found.digest)
         except RegistryError as error:
-            outcome = "gone" if isinstance(error, NotFound) else "stale"
+            outcome = "gone" if isinstance(error, NotFound) else "failed"
             self._emit(TagRevalidated(repository.upstream, outcome))
             raise
         await self._catalog.put_tag(repository, tag, descriptor, self._now())

@@ -28,7 +28,7 @@ class Limits:
     stall: float = 20.0
     answer: float = 9.0
     quiet: float = 1.0
-    retries: int = 5
+    retries: int = 2
     backoff_first: float = 0.2
     backoff_most: float = 2.0
     redirects: int = 10
