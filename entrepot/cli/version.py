@@ -12,6 +12,7 @@ from entrepot.cli.output import Output
 
 
 @click.command()
+@click.option("--config", metavar="FILE", expose_value=False, help="Taken as by every command; nothing is read from it.")
 @bare_command
 def version(output: Output) -> int:
     """Show the version of entrepot and of Python."""
