@@ -1,0 +1,122 @@
+"""What the documents say is so: commands parse, links lead somewhere, examples are accepted, keys are all told."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from entrepot.cli import main
+from entrepot.config import load
+from entrepot.config.keys import LOG, TOP, UPSTREAM
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = [path for path in DOCUMENTS if path.name in ("README.md", "configuration.md", "clients.md", "architecture.md")]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path) -> Iterator[tuple[str, str]]:
+    for match in BLOCK.finditer(path.read_text()):
+        yield match[1], match[2]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return every `entrepot …` line of the shell blocks, with the document that shows it."""
+    found = []
+    for path in DOCUMENTS:
+        for language, text in blocks(path):
+            if language in ("sh", "bash", "console"):
+                lines = (line.strip().removeprefix("$ ") for line in text.splitlines())
+                found += [(path.name, line) for line in lines if line.startswith("entrepot ")]
+    return found
+
+
+def parsed(arguments: list[str]) -> click.Context:
+    """Parse `arguments` down to the last command, running none. Raises click.UsageError."""
+    command: click.Command = main
+    context = click.Context(main, info_name="entrepot")
+    while isinstance(command, click.Group):
+        name, found, arguments = command.resolve_command(context, arguments)
+        assert found is not None
+        command = found
+        context = click.Context(found, info_name=name, parent=context)
+    return command.make_context(context.info_name, arguments, parent=context.parent)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 10
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_every_command_shown_is_one(document: str, line: str) -> None:
+    parsed(shlex.split(line, comments=True)[1:])
+
+
+def test_a_command_that_is_none_is_found() -> None:
+    with pytest.raises(click.UsageError):
+        parsed(["serve", "--lisen", "127.0.0.1:1"])
+    with pytest.raises(click.UsageError):
+        parsed(["client", "dockr"])
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
+def test_every_example_of_a_format_is_in_it(path: Path) -> None:
+    for language, text in blocks(path):
+        if language == "toml":
+            tomllib.loads(text)
+        elif language == "json":
+            json.loads(text)
+
+
+def test_the_configuration_shown_is_accepted_and_has_every_key(tmp_path: Path) -> None:
+    (shown,) = (text for language, text in blocks(ROOT / "docs/configuration.md") if language == "toml")
+    file = tmp_path / "entrepot.toml"
+    file.write_text(shown)
+    load(file, {}, {})
+    document = tomllib.loads(shown)
+    assert set(document) == {*TOP, "log", "upstream"}
+    assert set(document["log"]) == set(LOG)
+    assert set(document["upstream"][0]) == set(UPSTREAM) - {"docker_config"}
+
+
+def test_every_key_is_explained_in_a_table() -> None:
+    tables = "\n".join(
+        line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `")
+    )
+    for key in (*TOP, *(f"log.{name}" for name in LOG), *UPSTREAM):
+        assert f"`{key}`" in tables, key
+
+
+def test_the_environment_shown_is_accepted(tmp_path: Path) -> None:
+    shown = [text for language, text in blocks(ROOT / "docs/configuration.md") if "ENTREPOT_LISTEN=" in text]
+    environment = dict(word.split("=", 1) for word in shlex.split(shown[0]))
+    config = load(None, environment, {})
+    assert config.upstreams[0].username == "someone"
+    assert [upstream.name for upstream in config.upstreams] == ["docker.io", "private"]
+
+
+def test_the_example_that_is_deployed_is_accepted_also_with_its_comments_taken_up(tmp_path: Path) -> None:
+    example = ROOT / "deploy/entrepot.toml"
+    assert load(example, {}, {}).default_upstream == "docker.io"
+    file = tmp_path / "entrepot.toml"
+    file.write_text(re.sub(r"^# (?=\[\[|\w+ = )", "", example.read_text(), flags=re.MULTILINE))
+    assert [upstream.name for upstream in load(file, {}, {}).upstreams][-1] == "private"
+
+
+@pytest.mark.parametrize("target", ["run", "test", "test-slow", "bench", "lint", "types", "imports", "check"])
+def test_the_makefile_has_the_targets_that_are_promised(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
