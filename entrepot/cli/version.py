@@ -12,7 +12,7 @@ from entrepot.cli.output import Output
 
 
 @click.command()
-@click.option("--config", metavar="FILE", expose_value=False, help="Taken as by every command; nothing is read from it.")
+@click.option("--config", metavar="FILE", expose_value=False, help="Accepted, as by every command; it is not read.")
 @bare_command
 def version(output: Output) -> int:
     """Show the version of entrepot and of Python."""
