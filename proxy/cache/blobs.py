@@ -37,7 +37,7 @@ class Blobs:
         if record is not None:
             return Descriptor(OCTET_STREAM, digest, record.size)
         fill = self._flights.running(digest)
-        if fill is not None and repository in fill.proven and fill.current is not None:
+        if fill is not None and repository in fill.supply.proven and fill.current is not None:
             size = fill.current.progress.size
             if size is not None:
                 return Descriptor(OCTET_STREAM, digest, size)

@@ -117,7 +117,7 @@ class Flights:
     def join(self, fill: Fill, repository: Repository, sources: Sequence[Source]) -> None:
         """Add a repository that is known to have the digest, and its sources, to a running fill."""
         self._add(fill, repository, sources)
-        fill.proven.add(repository)
+        fill.supply.proven.add(repository)
         fill.changed.wake()
 
     def joined(self, fill: Fill) -> None:
@@ -127,7 +127,7 @@ class Flights:
     def _add(self, fill: Fill, repository: Repository, sources: Sequence[Source]) -> None:
         for source in sources:
             blamed = self._blamed.get((repository, source.name, fill.digest)) is not None
-            fill.roster.add(repository, source, blamed=blamed)
+            fill.supply.roster.add(repository, source, blamed=blamed)
 
     async def _drive(self, fill: Fill) -> None:
         try:
@@ -136,7 +136,7 @@ class Flights:
             del self._running[fill.digest]
             error = fill.finished.exception() if fill.finished.done() and not fill.finished.cancelled() else None
             if isinstance(error, RegistryError) and not isinstance(error, NotFound):
-                for candidate in fill.roster.candidates:
+                for candidate in fill.supply.roster.candidates:
                     self._failed.put((candidate.repository, fill.digest), error)
 
     def _mismatch(self, digest: Digest, culprit: Candidate | None) -> None:

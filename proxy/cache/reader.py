@@ -11,7 +11,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 
-from proxy.cache.fill import Fill, Generation
+from proxy.cache.fill import Fill
+from proxy.cache.generation import Generation
 from proxy.cache.progress import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, Unavailable
