@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,13 +34,14 @@ T = TypeVar("T")
 
 
 class Attempts:
-    """State: the attempts that run (`_active`), and those that wait to be resumed (`_interrupted`, oldest first)."""
+    """State: the attempts that run (`_active`), those being committed, those that wait to be resumed (oldest first)."""
 
     def __init__(self, files: Files, catalog: Catalog, interrupted: Iterable[Intent]) -> None:
         self._files = files
         self._catalog = catalog
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store-write")
         self._active: dict[tuple[Digest, int], Spool] = {}
+        self._committing: Counter[Digest] = Counter()
         self._interrupted: dict[Digest, list[Intent]] = {}
         for intent in interrupted:
             self._interrupted.setdefault(intent.digest, []).append(intent)
@@ -55,6 +57,10 @@ class Attempts:
 
     def can_resume(self, digest: Digest) -> bool:
         return digest in self._interrupted
+
+    def is_committing(self, digest: Digest) -> bool:
+        """Tell whether the file may be in its place before the catalog knows."""
+        return self._committing[digest] > 0
 
     async def aclose(self) -> None:
         """Let the threads end."""
@@ -126,6 +132,7 @@ class Attempts:
             raise StoreClosed(f"the attempt at {digest} has ended already: it cannot be committed")
         media_type = parsed.media_type if parsed else None
         note = CommitNote(size, (repository.upstream, repository.path), proof, public, media_type)
+        self._committing[digest] += 1
         try:
             await self._run(self._seal_and_install, spool, note)
             await self._catalog.store_blob(
@@ -139,6 +146,10 @@ class Attempts:
         except BaseException:
             self._active[key] = spool
             raise
+        finally:
+            self._committing[digest] -= 1
+            if not self._committing[digest]:
+                del self._committing[digest]
         spool.close()
         await self._run(self._files.remove_spool, digest, generation)
 

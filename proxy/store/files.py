@@ -174,11 +174,12 @@ class Files:
                 "that were verified: it must be fetched again"
             )
         spool.seal(msgspec.json.encode(note))
-        self.disk.fsync_folder(self.layout.ingest)
 
     def install(self, digest: Digest, generation: int) -> None:
         """Give a sealed spool its final name, durably. Nothing to do when it has it."""
         target = self.layout.blob(digest)
+        if self.disk.make_folder(target.parent):
+            self.disk.fsync_folder(target.parent.parent)
         with self._names, suppress(FileNotFoundError):
             self.disk.rename(self.layout.spool(digest, generation), target)
         self.disk.fsync_folder(target.parent)

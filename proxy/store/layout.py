@@ -41,7 +41,7 @@ class Layout:
         return self.run / "owner.lock"
 
     def folders(self) -> list[Path]:
-        """Return every folder, parents first."""
+        """Return the folders that are always there, parents first; the shelves are made when a blob needs them."""
         blobs = self.root / "blobs"
         return [
             self.root,
@@ -50,12 +50,15 @@ class Layout:
             self.run,
             blobs,
             *(blobs / algorithm for algorithm in ALGORITHMS),
-            *(blobs / algorithm / prefix for algorithm in ALGORITHMS for prefix in PREFIXES),
         ]
+
+    def shelves(self, algorithm: str) -> Path:
+        """Return the folder of the shelves of an algorithm."""
+        return self.root / "blobs" / algorithm
 
     def shelf(self, algorithm: str, prefix: str) -> Path:
         """Return the folder of the blobs whose hex begins with `prefix` (two digits)."""
-        return self.root / "blobs" / algorithm / prefix
+        return self.shelves(algorithm) / prefix
 
     def blob(self, digest: Digest) -> Path:
         return self.root / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex

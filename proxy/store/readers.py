@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from proxy.store.errors import StoreClosed
 from proxy.store.schema import connect_reader
 from proxy.store.writer import explain
 
@@ -26,6 +27,7 @@ class Readers:
         self._path = path
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        self._closed = False
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="catalog-reader")
 
     async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -33,7 +35,9 @@ class Readers:
         return await self.call(lambda: self._read(read))
 
     async def call(self, function: Callable[[], T]) -> T:
-        """Run what needs no connection in one of the threads."""
+        """Run what needs no connection in one of the threads. Raises StoreClosed after `aclose`."""
+        if self._closed:
+            raise StoreClosed("the catalog is closed: the mirror is shutting down")
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     async def row(self, statement: str, values: Values) -> Any:
@@ -46,6 +50,7 @@ class Readers:
 
     async def aclose(self) -> None:
         """Let the threads end and close their connections."""
+        self._closed = True
         await asyncio.to_thread(self._executor.shutdown)
         for connection in self._connections:
             connection.close()

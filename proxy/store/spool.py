@@ -23,7 +23,7 @@ from proxy.store.record import StateRecord, Verdict
 
 
 class Spool:
-    """State: the extents written, the watermark published with them, and whether it is closed."""
+    """State: the extents written, the watermark published with them, whether its name is durable, and who uses it."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Spool:
         self._verdict: Verdict = "running"
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
+        self._named = False
         self._users = 0
         self._closed = False
         self._publish()
@@ -90,18 +91,11 @@ class Spool:
 
     def checkpoint(self) -> None:
         """Make the bytes written so far survive a power loss, and record how many they are. Raises StoreClosed."""
-        with self._using() as fd, self._syncing:
-            contiguous = self._extents.contiguous()
-            self._disk.fdatasync(fd)
-            self._record.mark_durable(contiguous)
+        self._sync(None)
 
     def seal(self, note: bytes) -> None:
         """Checkpoint, and keep with the record what the commit that follows is about. Raises StoreClosed."""
-        with self._using() as fd, self._syncing:
-            contiguous = self._extents.contiguous()
-            self._disk.fdatasync(fd)
-            self._record.write_note(note)
-            self._record.mark_durable(contiguous)
+        self._sync(note)
 
     def publish(self, releasable: int, verdict: Verdict) -> None:
         """Tell in the record how many bytes may be shown to readers, and what became of the attempt."""
@@ -120,6 +114,17 @@ class Spool:
         with self._lock:
             self._closed = True
             self._release_unused()
+
+    def _sync(self, note: bytes | None) -> None:
+        with self._using() as fd, self._syncing:
+            contiguous = self._extents.contiguous()
+            self._disk.fdatasync(fd)
+            if note is not None:
+                self._record.write_note(note)
+            self._record.mark_durable(contiguous)
+            if not self._named:
+                self._disk.fsync_folder(self.path.parent)
+                self._named = True
 
     @contextmanager
     def _using(self) -> Iterator[int]:

@@ -116,10 +116,10 @@ class Store:
 
         A file that is gone or of the wrong size is set aside and the catalog told, and None is returned.
         """
+        self._require_open()
         record = await self.catalog.blob(digest)
         if record is None or not record.present:
             return None
-        self._require_open()
         job = self._executor.submit(_open, self._files, digest, record.size)
         try:
             return StoredFile(await asyncio.wrap_future(job), record.size, record.media_type, digest)
@@ -132,10 +132,10 @@ class Store:
 
     async def read_blob(self, digest: Digest, limit: int) -> bytes | None:
         """Return a stored blob of up to `limit` bytes, None when there is none, or it is larger."""
+        self._require_open()
         record = await self.catalog.blob(digest)
         if record is None or not record.present or record.size > limit:
             return None
-        self._require_open()
         try:
             return await asyncio.wrap_future(self._executor.submit(_read, self._files, digest, record.size))
         except _Wrong as wrong:
@@ -214,7 +214,7 @@ class Store:
         `progress` is called in the event loop after each blob. May run beside fills.
         """
         self._require_open()
-        return await Verification(self._files, self.catalog, progress, concurrency).run()
+        return await Verification(self._files, self.catalog, self._attempts.is_committing, progress, concurrency).run()
 
     async def interrupted(self) -> list[Intent]:
         """Return the attempts that `resume` would go on with, oldest first."""

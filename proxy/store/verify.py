@@ -50,9 +50,17 @@ class _Hashed:
 class Verification:
     """One pass. State: the report, and the flag that stops its threads."""
 
-    def __init__(self, files: Files, catalog: Catalog, progress: Report, concurrency: int) -> None:
+    def __init__(
+        self,
+        files: Files,
+        catalog: Catalog,
+        committing: Callable[[Digest], bool],
+        progress: Report,
+        concurrency: int,
+    ) -> None:
         self._files = files
         self._catalog = catalog
+        self._committing = committing
         self._progress = progress
         self._concurrency = concurrency
         self._report = VerifyReport()
@@ -80,9 +88,10 @@ class Verification:
 
     async def _walk(self) -> AsyncIterator[_Item]:
         for algorithm in ALGORITHMS:
+            shelves = set(await asyncio.to_thread(os.listdir, self._files.layout.shelves(algorithm)))
             for prefix in PREFIXES:
                 folder = self._files.layout.shelf(algorithm, prefix)
-                names = set(await asyncio.to_thread(os.listdir, folder))
+                names = set(await asyncio.to_thread(os.listdir, folder)) if prefix in shelves else set()
                 rows = await self._catalog.shelf(algorithm, prefix)
                 for digest, size in rows.items():
                     yield _Item(folder / digest.hex, digest, size, digest.hex in names)
@@ -116,6 +125,8 @@ class Verification:
 
     async def _unknown(self, item: _Item, hashed: _Hashed, good: bool) -> None:
         if item.digest is not None:
+            if self._committing(item.digest):
+                return
             record = await self._catalog.blob(item.digest)
             if record is not None and record.present:
                 return
