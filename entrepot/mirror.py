@@ -69,6 +69,7 @@ def _upstream_status(name: str, sources: Sequence[Any], metrics: Metrics) -> dic
     hosts: list[Mapping[str, Any]] = [
         {
             "host": source.name,
+            "answered": source.health.answered,
             "reachable": not source.health.failing,
             "error": source.last_error.message if source.last_error else None,
             "quota": metrics.quota(source.name),

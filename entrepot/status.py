@@ -37,9 +37,10 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class HostView(msgspec.Struct, frozen=True):
-    """A host of an upstream: whether it answers, what went wrong last, what it said of its quota (P35)."""
+    """A host of an upstream: whether it ever answered and does now, its last error, what it said of its quota (P35)."""
 
     host: str
+    answered: bool
     reachable: bool
     error: str | None
     quota: Quota | None
@@ -145,6 +146,7 @@ def _host(host: Mapping[str, Any]) -> HostView:
     error = host["error"]
     return HostView(
         host=redact_text(host["host"]),
+        answered=host["answered"],
         reachable=host["reachable"],
         error=None if error is None else redact_text(str(error)),
         quota=host["quota"],

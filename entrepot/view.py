@@ -66,6 +66,7 @@ class MirrorView(Protocol):
     def upstream_status(self) -> Sequence[Mapping[str, Any]]:
         """Return one entry for each upstream: `name`, `reachable`, and its `hosts`, the main one first.
 
-        A host has `host`, `reachable`, `error` (text, None after a success) and `quota` (None where it told none).
+        A host has `host`, `answered` (it ever did), `reachable`, `error` (text, None after a success) and `quota`
+        (None where it told none).
         """
         ...

@@ -51,7 +51,10 @@ def _lines(document: Document) -> list[str]:
 
 
 def _host(upstream: str, host: Document) -> str:
-    health = "good" if host["reachable"] else f"fails: {host['error'] or 'no answer'}"
+    if not host["reachable"]:
+        health = f"fails: {host['error'] or 'no answer'}"
+    else:
+        health = "good" if host["answered"] else "not asked yet"
     quota = host["quota"]
     left = f", {quota['remaining']} of {quota['limit']} requests left" if quota else ""
     return f"upstream {upstream} at {host['host']}: {health}{left}"

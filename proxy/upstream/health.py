@@ -32,6 +32,11 @@ class Health:
         return self._last_error
 
     @property
+    def answered(self) -> bool:
+        """It has answered at least once."""
+        return self._answered_at is not None
+
+    @property
     def failing(self) -> bool:
         """The last that was heard of it is that it could not be reached."""
         return self._failed_at is not None

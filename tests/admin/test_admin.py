@@ -98,6 +98,7 @@ async def test_status_tells_what_an_operator_asks_first(
     assert docker["hosts"] == [
         {
             "host": host,
+            "answered": True,
             "reachable": True,
             "error": None,
             "quota": {"limit": 100, "remaining": 42, "window": 21600},
