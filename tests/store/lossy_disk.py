@@ -103,8 +103,8 @@ class LossyDisk(Disk):
                 for name, inode in folders.get(folder, {}).items():
                     if name not in names and written_back():
                         names[name] = inode
-                for name in [name for name in names if not (folder / name).exists()]:
-                    if written_back():
+                for name, inode in list(names.items()):
+                    if not (folder / name).exists() and self._may_vanish(now.get(inode)) and written_back():
                         del names[name]
                 for name, inode in names.items():
                     (copy / name).write_bytes(self._content(inode, now.get(inode), written_back))
@@ -119,6 +119,10 @@ class LossyDisk(Disk):
         for fd in self._held:
             os.close(fd)
         self._held.clear()
+
+    def _may_vanish(self, moved: Path | None) -> bool:
+        """A rename may be lost, or leave both names, but no filesystem with a journal loses both."""
+        return moved is None or moved.name in self._names.get(moved.parent, {})
 
     def _content(self, inode: int, path: Path | None, written_back: Chooser) -> bytes:
         synced = self._synced.get(inode, b"")
