@@ -60,6 +60,12 @@ class Extents:
             gaps.append((position, size))
         return gaps
 
+    def bounds(self, limit: int) -> list[int]:
+        """Return start and end of the first `limit` spans, one after the other."""
+        bounds = [0] * (2 * min(limit, len(self._starts)))
+        bounds[::2], bounds[1::2] = self._starts[:limit], self._ends[:limit]
+        return bounds
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._starts, self._ends, strict=True)
 

@@ -108,7 +108,8 @@ class StateRecord:
     def publish(self, size: int | None, releasable: int, verdict: Verdict, heartbeat: float, extents: Extents) -> None:
         """Replace the progress. Beyond MAX_EXTENTS spans the last are left out: claiming less is safe."""
         self._progress_sequence += 1
-        count = min(len(extents), MAX_EXTENTS)
+        bounds = extents.bounds(MAX_EXTENTS)
+        count = len(bounds) // 2
         head = _PROGRESS.pack(
             self._progress_sequence,
             self._boot,
@@ -119,8 +120,7 @@ class StateRecord:
             _CODES[verdict],
             count,
         )
-        spans = [bound for _, span in zip(range(count), extents, strict=False) for bound in span]
-        _seal(self._map, _PROGRESS_SLOTS[self._progress_sequence & 1], head + _SPANS[count].pack(*spans))
+        _seal(self._map, _PROGRESS_SLOTS[self._progress_sequence & 1], head + _SPANS[count].pack(*bounds))
 
     def progress(self) -> Progress | None:
         """Return what was last published, None if nothing readable was."""
