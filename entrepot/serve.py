@@ -27,11 +27,14 @@ from proxy.app import Face, Server
 from proxy.store.errors import StoreError
 from proxy.upstream.credentials import CredentialError
 
+SWITCH_SECONDS = 0.0005
 log = logging.getLogger(__name__)
 
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code. What keeps it from starting is said on standard error."""
+    # Threads that hash, write and log must not keep the loop waiting for the interpreter for their usual 5 ms.
+    sys.setswitchinterval(SWITCH_SECONDS)
     with Logs(level=config.log.level, style=config.log.format) as logs:
         factory = aiofastnet.loop_factory(uvloop.new_event_loop)
         try:

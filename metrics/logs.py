@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ Format = Literal["json", "console"]
 _NUMBERS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _RECORD_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+# Words of a request that are the same escaped, redacted or not: what the grammar of names allows, and addresses.
+_PLAIN = re.compile(r"[A-Za-z0-9._/:,-]*")
 _Queued = bytes | tuple[float, RequestFinished]
 
 
@@ -96,19 +99,46 @@ class Logs:
         if isinstance(item, bytes):
             return item
         moment, event = item
-        return self._render(moment, "warning" if event.status >= 500 else "info", _request_context(event))
+        level = "warning" if event.status >= 500 else "info"
+        words = f"{event.method},{event.kind},{event.upstream}/{event.repository},{event.reference},{event.client}"
+        if _PLAIN.fullmatch(words) is None:
+            return self._render(moment, level, _request_context(event))
+        return (_plain_json if self._console is None else _plain_console)(_stamp(moment), level, event)
 
     def _dropped_line(self, count: int) -> bytes:
         return self._render(
-            time.time(), "warning", {"event": "log lines dropped: their reader is slow", "lines": count}
+            time.time(), "warning", {"event": "log lines dropped: more than could be written", "lines": count}
         )
 
     def _render(self, moment: float, level: str, context: Mapping[str, Any]) -> bytes:
-        stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-        line = {"timestamp": stamp, "level": level, **redact(dict(context))}
+        line = {"timestamp": _stamp(moment), "level": level, **redact(dict(context))}
         if self._console is not None:
             return (self._console(None, level, line) + "\n").encode()
         return (_encode(line) + "\n").encode()
+
+
+def _stamp(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _plain_json(stamp: str, level: str, event: RequestFinished) -> bytes:
+    """What rendering `_request_context` gives, for words that need neither escapes nor redaction, in a tenth of it."""
+    image = f"{event.upstream}/{event.repository}" if event.repository else ""
+    return (
+        f'{{"timestamp":"{stamp}","level":"{level}","event":"request","request_id":"{event.request_id}",'
+        f'"method":"{event.method}","kind":"{event.kind}","image":"{image}","reference":"{event.reference}",'
+        f'"outcome":"{event.outcome}","status":{event.status},"bytes":{event.sent},'
+        f'"seconds":{round(event.duration, 6)},"first_byte":{round(event.first_byte, 6)},"client":"{event.client}"}}\n'
+    ).encode()
+
+
+def _plain_console(stamp: str, level: str, event: RequestFinished) -> bytes:
+    image = f"{event.upstream}/{event.repository}" if event.repository else ""
+    return (
+        f"{stamp} [{level:<9}] {'request':<30} request_id={event.request_id} method={event.method} kind={event.kind} "
+        f"image={image} reference={event.reference} outcome={event.outcome} status={event.status} bytes={event.sent} "
+        f"seconds={round(event.duration, 6)} first_byte={round(event.first_byte, 6)} client={event.client}\n"
+    ).encode()
 
 
 def _request_context(event: RequestFinished) -> dict[str, object]:

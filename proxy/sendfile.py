@@ -3,7 +3,7 @@
 The rule that everything here serves: the kernel is handed a descriptor's number, and a number that was
 closed may be another file by then. So whoever leaves early first aborts the transport, which drops what
 is queued, and only then may the descriptor be closed. Slices with a yield between them keep the loop
-responsive.
+responsive: one of 1 MiB takes a third of a millisecond from the page cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.oci.errors import RegistryError, Unavailable
 
-SLICE = 256 << 10
+SLICE = 1 << 20
 STALL_SECONDS = 60.0
 
 
@@ -32,6 +32,41 @@ class FileBody(Protocol):
         ...
 
 
+class _StallWatch:
+    """Aborts a transport when no slice has ended for a whole period; one timer for a whole response.
+
+    Armed only while a slice is under way: waiting for a fill is not the client's fault.
+    """
+
+    def __init__(self, transport: asyncio.Transport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._slices = 0
+        self._seen = 0
+        self._sending = False
+        self._timer = self._loop.call_later(seconds, self._look)
+        self.stalled = False
+
+    def begin(self) -> None:
+        self._sending = True
+
+    def end(self) -> None:
+        self._sending = False
+        self._slices += 1
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self._sending and self._slices == self._seen:
+            self.stalled = True
+            self._transport.abort()
+            return
+        self._seen = self._slices
+        self._timer = self._loop.call_later(self._seconds, self._look)
+
+
 async def send_file(
     request: web.BaseRequest,
     writer: AbstractStreamWriter,
@@ -43,36 +78,42 @@ async def send_file(
     """Send the bytes [start, end) of `body` after the headers; `sent` hears of every slice's bytes.
 
     With an unknown `end` the framing must be chunked. Raises ConnectionResetError when the client is gone,
-    takes nothing for a minute, or must be told by a short body that no more will come (P28): the connection
-    is closed then, and the caller may close the descriptor at once.
+    takes nothing for one to two minutes (P45), or must be told by a short body that no more will come (P28):
+    the connection is closed then, and the caller may close the descriptor at once.
     """
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("client is gone")
     position = start
+    watch = _StallWatch(transport, STALL_SECONDS)
     try:
         while end is None or position < end:
             limit = await body.limit(position)
             if limit <= position:
                 break
+            if os.fstat(body.fileno()).st_size < limit:
+                raise Unavailable("a stored file is shorter than its record says")
             while position < limit:
                 count = min(SLICE, limit - position)
-                if os.fstat(body.fileno()).st_size < position + count:
-                    raise Unavailable("a stored file is shorter than its record says")
-                async with asyncio.timeout(STALL_SECONDS):
-                    await _send_slice(transport, writer, body, position, count, chunked=end is None)
+                watch.begin()
+                await _send_slice(transport, writer, body, position, count, chunked=end is None)
+                watch.end()
                 position += count
                 sent(count)
                 await asyncio.sleep(0)
     except RegistryError as error:
         transport.close()
         raise ConnectionResetError(f"closed short at byte {position}: {error.message}") from error
-    except TimeoutError as error:
+    except BaseException as error:
         transport.abort()
-        raise ConnectionResetError(f"client took nothing for {STALL_SECONDS:.0f} s") from error
-    except BaseException:
-        transport.abort()
+        if watch.stalled:
+            raise ConnectionResetError(f"client took nothing for {STALL_SECONDS:.0f} s") from error
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+            raise ConnectionResetError("client is gone") from error  # an aborted transport cancels its sendfile
         raise
+    finally:
+        watch.stop()
 
 
 async def _send_slice(

@@ -1,7 +1,8 @@
 """Feeds a spool: batches bytes, hashes and writes them in a thread, never more than one batch at a time.
 
-While a batch is in the thread the next one gathers, so a slow source costs a small batch at once and
-a fast one few large batches. Memory is bounded by `HIGH` bytes waiting and as many in the thread.
+A batch leaves when it has `BATCH` bytes, or after `GATHER_SECONDS`: each costs a thread's turn and wakes every
+reader. While one is in the thread the next one gathers. Memory is bounded by `HIGH` bytes waiting and as many in
+the thread.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from proxy.oci.digest import Digest
 from proxy.store.spool import Spool
 
 HIGH = 4 << 20
+BATCH = 512 << 10
+GATHER_SECONDS = 0.01
 READ = 4 << 20
 CHECKPOINT_BYTES = 64 << 20
 CHECKPOINT_SECONDS = 5.0
@@ -34,6 +37,7 @@ class SpoolWriter:
         self._batch: list[bytes] = []
         self._waiting = 0
         self._job: asyncio.Future[int] | None = None
+        self._due: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._checkpointed = spool.contiguous
         self._checkpointed_at = monotonic()
@@ -56,15 +60,20 @@ class SpoolWriter:
         self._batch.append(chunk)
         self._waiting += len(chunk)
         self.received += len(chunk)
-        self._pump()
+        if self._waiting >= BATCH:
+            self._pump()
+        elif self._due is None:
+            self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._pump)
         while self._waiting > HIGH and self._job is not None:
             await asyncio.wait([self._job])
         self._raise()
 
     async def drain(self) -> None:
         """Wait until all that was fed is written. Raises OSError when it could not be."""
+        self._pump()
         while self._job is not None and self._error is None:
             await asyncio.wait([self._job])
+            self._pump()
         self._raise()
 
     def matches(self, digest: Digest) -> bool:
@@ -74,6 +83,8 @@ class SpoolWriter:
     async def aclose(self) -> None:
         """Forget what waits, and return when no thread uses the spool any more, even if cancelled meanwhile."""
         self._batch, self._waiting = [], 0
+        if self._due is not None:
+            self._due.cancel()
         await self._settle()
 
     async def _settle(self) -> None:
@@ -88,6 +99,9 @@ class SpoolWriter:
             raise cancelled
 
     def _pump(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         if self._job is not None or not self._batch or self._error is not None:
             return
         batch, self._batch, self._waiting = self._batch, [], 0
@@ -102,13 +116,16 @@ class SpoolWriter:
         if self._error is None:
             self.written = job.result()
             self._on_progress(self.written)
-            self._pump()
+            if self._waiting >= BATCH:
+                self._pump()
+            elif self._batch and self._due is None:
+                self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._pump)
 
     def _write(self, batch: list[bytes], offset: int) -> int:
-        for chunk in batch:
-            self._hasher.update(chunk)
-            self._spool.write(offset, chunk)
-            offset += len(chunk)
+        data = batch[0] if len(batch) == 1 else b"".join(batch)
+        self._hasher.update(data)
+        self._spool.write(offset, data)
+        offset += len(data)
         due = monotonic() - self._checkpointed_at > CHECKPOINT_SECONDS and offset > self._checkpointed
         if due or offset - self._checkpointed >= CHECKPOINT_BYTES:
             self._spool.checkpoint()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -210,3 +211,11 @@ def test_a_hidden_request_costs_next_to_nothing() -> None:
     for _ in range(rounds):
         logs.log_request(event)
     assert (time.thread_time() - start) / rounds < 2e-6
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_the_short_way_writes_what_the_long_way_writes(style: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs, event = Logs(style=style), (1_700_000_000.25, request(206, repository="library/alpine", reference="3.20"))
+    short = logs._line(event)
+    monkeypatch.setattr("metrics.logs._PLAIN", re.compile(r"never"))
+    assert logs._line(event) == short
