@@ -6,6 +6,7 @@ connection short; a second response is never written.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Set
@@ -54,6 +55,9 @@ class Face:
             status = 499
             if isinstance(error.__cause__, RegistryError):
                 status, exchange.outcome = error.__cause__.status, "error"
+            raise
+        except asyncio.CancelledError:
+            status = 499
             raise
         finally:
             self._finished(request, exchange, status)
@@ -153,7 +157,7 @@ class Server(web.Server):
     """An aiohttp low-level server in front of `handler`, a Face."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(handler)
+        super().__init__(handler, handler_cancellation=True)
         self._options: dict[str, Any] = {
             "access_log": None,
             "keepalive_timeout": KEEPALIVE_SECONDS,

@@ -70,7 +70,10 @@ async def serve_blob(
     stream = await source.open_blob(wanted.repository, wanted.digest, span)
     try:
         exchange.outcome = stream.outcome if isinstance(stream, FileReader) else "relayed"
+        late = stream.size is None
         await _first_byte(stream, exchange.started + FIRST_BYTE_SECONDS)
+        if late and isinstance(stream, FileReader):
+            stream.narrow(span)
         part = (stream.start, stream.end) if span is not None and stream.size and stream.end is not None else None
         response = respond.blob_start(wanted.digest, stream.size, part, wanted.ns)
         await _send(stream, response, request, exchange)

@@ -84,23 +84,25 @@ async def send_file(
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("client is gone")
-    position = start
+    position, known = start, 0
     watch = _StallWatch(transport, STALL_SECONDS)
     try:
         while end is None or position < end:
-            limit = await body.limit(position)
-            if limit <= position:
+            count = min(SLICE, await body.limit(position) - position)
+            if count <= 0:
                 break
-            if os.fstat(body.fileno()).st_size < limit:
-                raise Unavailable("a stored file is shorter than its record says")
-            while position < limit:
-                count = min(SLICE, limit - position)
-                watch.begin()
-                await _send_slice(transport, writer, body, position, count, chunked=end is None)
-                watch.end()
-                position += count
-                sent(count)
-                await asyncio.sleep(0)
+            if known < position + count:
+                known = os.fstat(body.fileno()).st_size
+                if known < position + count:
+                    raise Unavailable("a stored file is shorter than its record says")
+            if transport.is_closing():
+                raise ConnectionResetError("client is gone")
+            watch.begin()
+            await _send_slice(transport, writer, body, position, count, chunked=end is None)
+            watch.end()
+            position += count
+            sent(count)
+            await asyncio.sleep(0)
     except RegistryError as error:
         transport.close()
         raise ConnectionResetError(f"closed short at byte {position}: {error.message}") from error

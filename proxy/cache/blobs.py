@@ -53,24 +53,24 @@ class Blobs:
         continues = span is not None and span.first != 0
         if continues and self._flights.suspect(digest):
             raise Unavailable(f"bytes of {digest} were wrong a moment ago; fetch it from the start", retry_after=60)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             reader = await self._open_stored(repository, digest)
             if reader is None:
                 if continues and (error := self._flights.recent_failure(repository, digest)):
                     raise error
-                reader = await self._open_fill(repository, digest)
+                reader = await self._open_fill(repository, digest, first=number == 0)
             if reader is not None:
                 return await self._narrow(reader, repository, span)
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
     async def ensure(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size once it is in the store. Raises as `open`."""
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             record = await self._present(repository, digest)
             if record is not None:
                 return record.size
-            fill, _ = await self._fill(repository, digest)
-            if await self._admit(fill, repository) is not Admission.OVER:
+            fill, _ = await self._fill(repository, digest, first=number == 0)
+            if fill is not None and await self._admit(fill, repository) is not Admission.OVER:
                 return (await asyncio.shield(fill.finished)).size
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
@@ -90,21 +90,24 @@ class Blobs:
         self._store.catalog.touch(digest)
         return StoredReader(stored)
 
-    async def _open_fill(self, repository: Repository, digest: Digest) -> FileReader | None:
-        fill, begun = await self._fill(repository, digest)
-        if await self._admit(fill, repository) is Admission.OVER:
+    async def _open_fill(self, repository: Repository, digest: Digest, *, first: bool) -> FileReader | None:
+        fill, begun = await self._fill(repository, digest, first=first)
+        if fill is None or await self._admit(fill, repository) is Admission.OVER:
             return None
         if not begun:
             self._flights.joined(fill)
         assert fill.current is not None
         return FillReader(fill, fill.current, "miss" if begun else "joined")
 
-    async def _fill(self, repository: Repository, digest: Digest) -> tuple[Fill, bool]:
+    async def _fill(self, repository: Repository, digest: Digest, *, first: bool) -> tuple[Fill | None, bool]:
+        """Return the running fill, or one begun now, and whether it was; None to look at the store once more."""
         sources = self._upstreams.of(repository)
         expected = await self._store.catalog.expected_size(digest)
         fill = self._flights.running(digest)
         if fill is not None:
             return fill, False
+        if first and self._flights.just_committed(digest):
+            return None, False
         return self._flights.start(digest, repository, sources, expected), True
 
     async def _admit(self, fill: Fill, repository: Repository) -> Admission:
@@ -145,8 +148,12 @@ class Blobs:
             return None
         span = ByteRange(reader.start, reader.end - 1)
         try:
-            return await self._upstreams.ask(
+            stream = await self._upstreams.ask(
                 repository, lambda source: source.open_blob(repository, reader.digest, span), BlobUnknown
             )
         except RegistryError:
             return None
+        if (stream.size, stream.start, stream.end) == (reader.size, reader.start, reader.end):
+            return stream
+        await stream.aclose()
+        return None

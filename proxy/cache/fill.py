@@ -74,6 +74,10 @@ class _Attempt:
         self.origins: set[Candidate] = set()
         self.delivery: Delivery | None = None
 
+    def start_over(self) -> None:
+        """Forget the recovered spool: it was of a size that nobody confirms."""
+        self.recovered, self.public, self.delivery = False, True, None
+
 
 class Fill:
     """See the module. `expected` is the size that a verified manifest gave, if any, in bytes."""
@@ -122,6 +126,8 @@ class Fill:
                 raise self.supply.refused[repository]
             if self.finished.done():
                 return Admission.OVER
+            if not self.supply.roster.knows(repository):
+                return Admission.UNPROVEN
             if self.current is not None and self.current.progress.error is None:
                 return Admission.YES if repository in self.supply.proven else Admission.UNPROVEN
             await self.changed.wait()
@@ -191,9 +197,15 @@ class Fill:
             attempt.delivery = await self.supply.open(0, None)
             stream, candidate = attempt.delivery.stream, attempt.delivery.candidate
             return await self._store.begin(self.digest, stream.size, candidate.repository)
-        self.supply.proven.add(spool.repository)
         if spool.size is None or spool.contiguous < spool.size:
-            attempt.delivery = await self._resume(spool.contiguous, spool.size)
+            attempt.delivery = await self._resume(spool.contiguous, None)
+            told = attempt.delivery.stream.size
+            if spool.size is not None and told is not None and told != spool.size:
+                await attempt.delivery.stream.aclose()
+                await self._store.abandon(spool)
+                attempt.start_over()
+                return await self._begin(None, attempt)
+        self.supply.proven.add(spool.repository)
         return spool
 
     async def _resume(self, offset: int, size: int | None) -> Delivery:
@@ -259,7 +271,8 @@ class Fill:
         if generation is not None and generation.progress.verdict is Verdict.RUNNING:
             told = error if isinstance(error, RegistryError) else Unavailable(f"the fill of {self.digest} ended")
             generation.progress.broken(Verdict.DIED, told)
-        await asyncio.shield(self._store.park(spool) if spool.contiguous else self._store.abandon(spool))
+        keep = spool.contiguous > 0 and not isinstance(error, BadContent)
+        await asyncio.shield(self._store.park(spool) if keep else self._store.abandon(spool))
 
     def _end(self, error: RegistryError) -> None:
         for candidate in self.supply.roster.candidates:

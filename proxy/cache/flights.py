@@ -2,8 +2,8 @@
 
 Remembered, all bounded and for a minute at most: wrong bytes per (repository, source, digest), so that the
 next fill asks somebody else; digests that had wrong bytes, so that no client stitches a bad prefix to a
-good tail; failures per (repository, digest), so that a client's Range retry after a broken body fails at
-once (P28). Never per digest alone where that would let one repository's failure be another's.
+good tail; what has just been committed; failures per (repository, digest), so that a client's Range retry after
+a broken body fails at once (P28). Never per digest alone where that would let one repository's failure be another's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from proxy.cache.fill import Fill, FillStatus
 from proxy.cache.once import Background
 from proxy.cache.plan import Candidate, Roster
 from proxy.oci.digest import Digest
-from proxy.oci.errors import NotFound, RegistryError
+from proxy.oci.errors import RegistryError, Transient
 from proxy.oci.names import Repository
 from proxy.source import Source
 from proxy.store.store import Store
@@ -27,6 +27,7 @@ from proxy.store.store import Store
 SUSPECT_SECONDS = 60.0
 BLAME_SECONDS = 60.0
 FAILURE_SECONDS = 10.0
+COMMITTED_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 REMEMBERED = 4096
 
@@ -78,6 +79,7 @@ class Flights:
         self._running: dict[Digest, Fill] = {}
         self._suspects: Memory[Digest, bool] = Memory(SUSPECT_SECONDS)
         self._blamed: Memory[tuple[Repository, str, Digest], bool] = Memory(BLAME_SECONDS)
+        self._committed: Memory[Digest, bool] = Memory(COMMITTED_SECONDS)
         self._failed: Memory[tuple[Repository, Digest], RegistryError] = Memory(FAILURE_SECONDS)
 
     def running(self, digest: Digest) -> Fill | None:
@@ -87,6 +89,10 @@ class Flights:
     def statuses(self) -> list[FillStatus]:
         """Return all running fills."""
         return [fill.status() for fill in self._running.values()]
+
+    def just_committed(self, digest: Digest) -> bool:
+        """Tell whether `digest` was committed so lately that an earlier look at the store may have missed it."""
+        return self._committed.get(digest) is not None
 
     def suspect(self, digest: Digest) -> bool:
         """Tell whether wrong bytes of `digest` may be in clients' hands: no Range past 0 is answered then."""
@@ -135,7 +141,9 @@ class Flights:
         finally:
             del self._running[fill.digest]
             error = fill.finished.exception() if fill.finished.done() and not fill.finished.cancelled() else None
-            if isinstance(error, RegistryError) and not isinstance(error, NotFound):
+            if error is None:
+                self._committed.put(fill.digest, True)
+            if isinstance(error, Transient):
                 for candidate in fill.supply.roster.candidates:
                     self._failed.put((candidate.repository, fill.digest), error)
 

@@ -101,6 +101,10 @@ class Roster:
             candidate.error = BadContent(f"{source.name} gave wrong bytes for this digest a moment ago")
         self.candidates.append(candidate)
 
+    def knows(self, repository: Repository) -> bool:
+        """Tell whether a source of `repository` is among the candidates."""
+        return any(candidate.repository == repository for candidate in self.candidates)
+
     def next(self, now: float) -> Ask | Wait | GiveUp:
         """Return whom to ask now, or how long to wait, or the error to give up with."""
         usable = [candidate for candidate in self.candidates if candidate.usable]
@@ -114,7 +118,13 @@ class Roster:
         soonest = min(usable, key=lambda candidate: candidate.retry_at)
         if soonest.retry_at <= now:
             return Ask(soonest)
+        if soonest.retry_at - self.progressed_at > self.patience:
+            return GiveUp(soonest.error or Unavailable("no source could be reached"))
         return Wait(soonest.retry_at - now)
+
+    def has_alternative(self, candidate: Candidate) -> bool:
+        """Tell whether somebody else has not failed yet."""
+        return any(other is not candidate and other.usable and other.failures == 0 for other in self.candidates)
 
     def broke(self, candidate: Candidate, error: RegistryError, received: int, now: float, jitter: float) -> None:
         """Note that `candidate` failed after giving `received` bytes; `jitter` in 0..1 spreads the retries."""

@@ -83,7 +83,11 @@ class StoredReader(FileReader):
 
 
 class FillReader(FileReader):
-    """Follows a fill that admitted its repository. Until a byte is given out, a corrupt generation goes unseen."""
+    """Follows a fill that admitted its repository.
+
+    A reader from the blob's start that has given out nothing yet moves on from a corrupt generation unseen. Any other
+    is told: what its client has of the blob may be of the bad one.
+    """
 
     def __init__(self, fill: Fill, generation: Generation, outcome: str) -> None:
         super().__init__(fill.digest, generation.dup(), generation.progress.size, outcome)
@@ -95,6 +99,11 @@ class FillReader(FileReader):
     async def limit(self, position: int) -> int:
         while True:
             progress = self._generation.progress
+            if progress.verdict is Verdict.CORRUPT:
+                if self._given or self.start > 0:
+                    raise progress.error or BadContent(f"{self.digest} had wrong bytes")
+                await self._next_generation()
+                continue
             if self.size is None and progress.size is not None:
                 self.size = progress.size
                 self.end = self.end if self.end is not None else progress.size
@@ -104,12 +113,9 @@ class FillReader(FileReader):
                 return max(ready, position)
             if progress.verdict is Verdict.VERIFIED:
                 return position
-            if progress.verdict is Verdict.CORRUPT and not self._given:
-                await self._next_generation()
-            elif progress.error is not None:
+            if progress.error is not None:
                 raise progress.error
-            else:
-                await progress.changed.wait()
+            await progress.changed.wait()
 
     async def _next_generation(self) -> None:
         fill = self.fill

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Self
 
 from metrics.events import Emit, VerificationFailed
 from proxy.cache.plan import Ask, Candidate, GiveUp, Roster, Wait
@@ -19,6 +20,27 @@ from proxy.oci.errors import BadContent, RangeNotSatisfiable, RegistryError, Tra
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
+
+HEDGE_SECONDS = 2.0
+
+
+class Ended:
+    """The stream of a blob that has no byte after those that are already here."""
+
+    anonymous = False
+
+    def __init__(self, digest: Digest, size: int) -> None:
+        self.digest = digest
+        self.size = self.start = self.end = size
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
 
 
 class Delivery:
@@ -84,10 +106,13 @@ class Supply:
     async def _ask(self, step: Ask, offset: int, known: int | None) -> Delivery | None:
         candidate = step.candidate
         self.source = candidate.source.name
+        stream: BlobStream
         try:
-            span = ByteRange(offset, None) if offset else None
-            stream = await candidate.source.open_blob(candidate.repository, self.digest, span)
-        except RangeNotSatisfiable:
+            stream = await self._open_or_move_on(candidate, ByteRange(offset, None) if offset else None)
+        except RangeNotSatisfiable as error:
+            if error.size == offset:
+                self.proven.add(candidate.repository)
+                return Delivery(Ended(self.digest, offset), candidate)
             self._broke(candidate, BadContent(f"{self.source} says that {self.digest} ends before byte {offset}"), 0)
         except Transient as error:
             self._broke(candidate, error, 0)
@@ -100,6 +125,32 @@ class Supply:
                 return Delivery(stream, candidate)
             await stream.aclose()
         return None
+
+    async def _open_or_move_on(self, candidate: Candidate, span: ByteRange | None) -> BlobStream:
+        """Open the blob; a source that does not answer is left as soon as there is another to ask."""
+        asking = asyncio.create_task(candidate.source.open_blob(candidate.repository, self.digest, span))
+        taken = False
+        try:
+            await self._answered(asking, candidate)
+            if not asking.done():
+                raise Unavailable(f"{candidate.source.name} does not answer for {self.digest}")
+            taken = True
+            return asking.result()
+        finally:
+            if not taken:
+                await _withdraw(asking)
+
+    async def _answered(self, asking: asyncio.Task[BlobStream], candidate: Candidate) -> None:
+        """Wait for the answer; with an alternative at hand, or as one comes, not longer than `HEDGE_SECONDS`."""
+        while not asking.done():
+            if self.roster.has_alternative(candidate):
+                await asyncio.wait([asking], timeout=HEDGE_SECONDS)
+                return
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait([asking, changed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
 
     def _plausible(self, stream: BlobStream, candidate: Candidate, known: int | None) -> bool:
         """Compare sizes. A verified manifest's is certain; between two sources either may be wrong."""
@@ -133,3 +184,11 @@ class Supply:
                 await self._changed.wait()
         except TimeoutError:
             return
+
+
+async def _withdraw(asking: asyncio.Task[BlobStream]) -> None:
+    """End a question whose answer is no longer wanted."""
+    asking.cancel()
+    await asyncio.wait([asking])
+    if not asking.cancelled() and asking.exception() is None:
+        await asking.result().aclose()

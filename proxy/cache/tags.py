@@ -2,7 +2,7 @@
 
     younger than tag_ttl          served without asking
     older                         one HEAD for all who ask, waited for up to a second; while it takes longer,
-                                  the old answer serves within stale_while_revalidate
+                                  the old answer serves within stale_while_revalidate (after 6 s: stale_if_error)
     upstream failed (network,     the old answer serves, with a Warning, within stale_if_error
       5xx, 429) or offline
     upstream said 401, 403, 404   that is the answer; the old one is never served
@@ -26,6 +26,7 @@ from proxy.oci.names import Repository, Tag
 from proxy.store.catalog import Catalog, Proof, TagRecord
 
 PROMPT_SECONDS = 1.0
+PATIENT_SECONDS = 6.0
 STALE_SECONDS = 1.0
 
 
@@ -64,16 +65,19 @@ class Tags:
         """Return the manifest that the tag points to. Raises ManifestUnknown, Transient."""
         policy = self._policy(repository.upstream)
         record = await self._catalog.tag(repository, tag)
+        if record is not None and record.gone:
+            record = None
         if record is not None and self._fresh_for(record, policy) > 0:
             return await self._serve(repository, record, policy)
         if self._upstreams.offline:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
         asking = self._asking.start((repository, tag), lambda: self._revalidate(repository, tag))
-        within = self._age(record) <= policy.ttl + policy.stale_while_revalidate if record else False
-        if within:
-            await asyncio.wait([asking], timeout=PROMPT_SECONDS)
+        if record is not None:
+            prompt = self._age(record) <= policy.ttl + policy.stale_while_revalidate
+            await asyncio.wait([asking], timeout=PROMPT_SECONDS if prompt else PATIENT_SECONDS)
             if not asking.done():
-                return await self._stale(repository, record, Unavailable("upstream is slow"), policy)
+                slow = Unavailable(f"upstream {repository.upstream} does not answer about {repository}:{tag}")
+                return await self._stale(repository, record, slow, policy)
         try:
             await asyncio.shield(asking)
         except Transient as error:
@@ -101,9 +105,14 @@ class Tags:
             if here is not None and here.present:
                 await self._catalog.prove(repository, found.digest, Proof.HEAD)
             descriptor = await self._manifests.describe(repository, found.digest)
-        except RegistryError as error:
-            outcome = "gone" if isinstance(error, NotFound) else "failed"
-            self._emit(TagRevalidated(repository.upstream, outcome))
+        except NotFound:
+            if record is not None:
+                await self._catalog.deny_tag(repository, tag, self._now())
+                self.moves += 1
+            self._emit(TagRevalidated(repository.upstream, "gone"))
+            raise
+        except RegistryError:
+            self._emit(TagRevalidated(repository.upstream, "failed"))
             raise
         await self._catalog.put_tag(repository, tag, descriptor, self._now())
         self.moves += 1

@@ -81,9 +81,10 @@ class Catalog:
             row = await self._readers.row(queries.TAG, (*repository, tag))
             if row is None:
                 return None
-            digest, media_type, size, version, origin, observed_at, checked_at = row
+            digest, media_type, size, version, origin, observed_at, checked_at, denied_at = row
             checked_at = max(checked_at, self._touches.last_check(repository, tag) or 0.0)
-            return TagRecord(Descriptor(media_type, Digest(digest), size), version, origin, observed_at, checked_at)
+            descriptor = Descriptor(media_type, Digest(digest), size)
+            return TagRecord(descriptor, version, origin, observed_at, checked_at, denied_at)
 
         return await _cached(self._tags, (repository, tag), read)
 
@@ -103,6 +104,15 @@ class Catalog:
         known = self._tags.get(key)
         if known is not None:
             self._tags.replace(key, replace(known, checked_at=max(known.checked_at, now)))
+
+    async def deny_tag(self, repository: Repository, tag: Tag, now: float) -> None:
+        """Record that the upstream refused a known tag at `now`. It stays known, and counts as gone until confirmed."""
+
+        def operation(transaction: Transaction) -> None:
+            transaction.on_commit(lambda: self._tags.forget((repository, tag)))
+            changes.deny_tag(transaction, repository, tag, now)
+
+        await self._writer.write(operation)
 
     async def list_tags(self, repository: Repository, after: str | None, limit: int) -> list[Tag]:
         """Return up to `limit` tags that come after `after`, in ASCII order (P11)."""

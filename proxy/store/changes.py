@@ -44,6 +44,15 @@ def put_tag(transaction: Transaction, repository: Repository, tag: Tag, descript
     return True
 
 
+def deny_tag(transaction: Transaction, repository: Repository, tag: Tag, now: float) -> None:
+    """Note that the upstream refused a tag; what this node was told is stamped for nobody else."""
+    transaction.connection.execute(
+        "UPDATE tag SET denied_at = ? "
+        "WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND name = ?",
+        (now, *repository, tag),
+    )
+
+
 def prove(transaction: Transaction, repository: Repository, digest: Digest, proof: Proof, now: float) -> None:
     """Record a membership; the first proof stays."""
     transaction.connection.execute(

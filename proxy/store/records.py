@@ -24,7 +24,8 @@ class TagRecord:
     """A tag as last seen.
 
     version: hybrid logical clock, changes only when the digest does. observed_at: when this digest was first
-    seen there, checked_at: when it was last confirmed; both in seconds since the epoch. origin: the region that
+    seen there, checked_at: when it was last confirmed, denied_at: when it was last refused, by 401, 403 or 404; all in
+    seconds since the epoch. origin: the region that
     observed it, empty for this one.
     """
 
@@ -33,6 +34,12 @@ class TagRecord:
     origin: str
     observed_at: float
     checked_at: float
+    denied_at: float | None = None
+
+    @property
+    def gone(self) -> bool:
+        """The upstream's last word was that there is no such tag, or that it is not ours to see (P44)."""
+        return self.denied_at is not None and self.denied_at >= self.checked_at
 
     @property
     def digest(self) -> Digest:

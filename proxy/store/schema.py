@@ -8,7 +8,8 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     edge        a manifest names a child; once per pair, required if any mention is
     referrer    a manifest has a subject
     membership  a repository is proven to contain a digest (P43)
-    tag         a digest of NULL is a tombstone
+    tag         a digest of NULL is a tombstone; `denied_at`, when this node's upstream last said that there is none,
+                is nobody else's business and deletes nothing
     pin         kept from eviction
     intent      an attempt at a blob; written before its spool exists
     counter     totals kept by triggers, so that nobody counts rows
@@ -80,6 +81,7 @@ CREATE TABLE tag (
     origin TEXT NOT NULL,
     observed_at REAL NOT NULL,
     checked_at REAL NOT NULL,
+    denied_at REAL,
     seq INTEGER NOT NULL,
     PRIMARY KEY (repository, name)
 ) WITHOUT ROWID;

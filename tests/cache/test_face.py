@@ -7,8 +7,9 @@ import json
 
 import pytest
 
+from metrics.events import RequestFinished
 from proxy.oci.digest import Digest
-from tests.cache.lab import Lab
+from tests.cache.lab import ALPINE, Lab
 from tests.support.contents import DOCKER_MANIFEST, blob, make_image, make_index
 from tests.support.fake_upstream import FakeUpstream
 
@@ -229,3 +230,23 @@ async def test_an_index_is_served_byte_for_byte(lab: Lab, upstream: FakeUpstream
     index = make_index({"linux/amd64": make_image([blob(5)]), "linux/arm64": make_image([blob(6)])})
     index.publish(upstream, REPO, "multi")
     assert (await lab.get(lab.manifest_url("multi")))[2] == index.body
+
+
+async def test_answers_that_nobody_reads_do_not_pile_up(lab: Lab, upstream: FakeUpstream) -> None:  # P45
+    image = make_image([blob(10)])
+    for data in image.blobs:
+        upstream.add_blob(REPO, data)
+        await lab.cache.ensure_blob(ALPINE, Digest.of(data))
+    big = json.dumps(json.loads(image.body) | {"annotations": {"x": "y" * (1 << 20)}}).encode()
+    upstream.add_manifest(REPO, big, image.media_type, "1")
+    for _ in range(3):
+        assert (await lab.get(lab.manifest_url("1")))[0] == 200
+    host, _, port = lab.url.removeprefix("http://").partition(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    before = len(lab.of(RequestFinished))
+    for _ in range(100):
+        writer.write(f"GET /v2/{REPO}/manifests/1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await writer.drain()
+    await asyncio.sleep(0.5)
+    assert len(lab.of(RequestFinished)) - before < 20
+    writer.transport.abort()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from metrics.events import FillResumed, VerificationFailed
+from metrics.events import FillResumed, RequestFinished, VerificationFailed
 from proxy.cache.plan import WITHHELD
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
 from proxy.oci.names import Repository
 from tests.cache.lab import ALPINE, HUB, LIMITS, Lab, laboratory
-from tests.support.contents import blob
+from tests.support.contents import blob, make_image
 from tests.support.fake_upstream import FakeUpstream
 
 MIB = 1 << 20
@@ -259,13 +260,164 @@ async def test_a_footer_far_ahead_is_relayed_and_the_fill_goes_on(lab: Lab, upst
     assert (await pull)[2] == data
 
 
-async def test_a_source_with_another_size_than_the_manifest_says_is_not_believed(
-    lab: Lab, upstream: FakeUpstream
-) -> None:
-    missing = Digest.of(b"never there")
-    status, _, body = await lab.get(lab.blob_url(missing))
+async def test_an_unknown_blob_is_404(lab: Lab) -> None:
+    status, _, body = await lab.get(lab.blob_url(Digest.of(b"never there")))
     assert status == 404
     assert b"BLOB_UNKNOWN" in body
+
+
+async def test_a_size_that_a_manifest_belies_is_not_believed(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(2 * MIB)
+    image = make_image([data])
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        image.publish(upstream, REPO, "1")
+        image.publish(other, REPO, "1")
+        await lab.get(lab.manifest_url("1"))
+        upstream.blobs[REPO][Digest.of(data)] = data + b"more"
+        assert (await lab.get(lab.blob_url(Digest.of(data))))[2] == data
+
+
+async def test_a_wrong_size_that_was_believed_once_is_forgotten(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, patience=0.5) as lab:
+        upstream.blobs[REPO][digest] = data + blob(MIB)
+        upstream.die_at, upstream.die_once = 2 * MIB, False
+        assert not (await lab.get_short(lab.blob_url(digest)))[2]
+        upstream.die_at, upstream.blobs[REPO][digest] = None, data
+        await asyncio.sleep(LIMITS.quiet)
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_all_bytes_without_an_end_are_completed_later(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, patience=0.5) as lab:
+        upstream.chunked, upstream.die_at, upstream.die_once = True, 3 * MIB, False
+        await lab.get_short(lab.blob_url(digest))
+        upstream.chunked, upstream.die_at = False, None
+        await asyncio.sleep(LIMITS.quiet)
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+@pytest.mark.parametrize("header", ["bytes=500-1499", "bytes=-500", "bytes=5000-10000"])
+async def test_ranges_of_a_blob_whose_size_the_source_does_not_say(
+    lab: Lab, upstream: FakeUpstream, header: str
+) -> None:  # P4
+    data = blob(2048)
+    digest = upstream.add_blob(REPO, data)
+    upstream.chunked = True
+    status, headers, body = await lab.get(lab.blob_url(digest), {"Range": header})
+    if header == "bytes=5000-10000":
+        assert status == 416
+    else:
+        part = data[500:1500] if header == "bytes=500-1499" else data[-500:]
+        assert (status, body) == (206, part)
+        assert headers["Content-Length"] == str(len(part))
+
+
+async def test_a_footer_is_not_relayed_by_a_source_that_does_not_say_the_size(lab: Lab, upstream: FakeUpstream) -> None:
+    data = blob(12 * MIB)
+    image = make_image([data])
+    image.publish(upstream, REPO, "1")
+    await lab.get(lab.manifest_url("1"))
+    upstream.chunked = upstream.ignore_range = True
+    upstream.stall_at = MIB
+    digest = Digest.of(data)
+    pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    upstream.stall_at = None
+    footer = asyncio.create_task(lab.get(lab.blob_url(digest), {"Range": "bytes=-1000"}))
+    await upstream.wait_for(2, method="GET", contains=digest)
+    upstream.go_on()
+    status, _, body = await footer
+    assert (status, body) == (206, data[-1000:])
+    assert (await pull)[2] == data
+
+
+async def test_a_range_that_waited_for_a_bad_fill_is_not_answered_from_the_good_one(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:  # a client's parallel ranges must not add up to a stitched body
+    data = blob(4 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.corrupt, upstream.stall_at = {5: 1}, 3 * MIB
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        tail = asyncio.create_task(lab.get(lab.blob_url(digest), {"Range": f"bytes={4 * MIB - 60_000}-"}))
+        await asyncio.wait_for(upstream.stalled.wait(), 5)
+        _, _, head = await lab.get(lab.blob_url(digest), {"Range": f"bytes=0-{2 * MIB - 1}"})
+        assert head != data[: 2 * MIB]
+        upstream.go_on()
+        assert (await tail)[0] == 502
+        await lab.committed()
+
+
+async def test_a_client_of_a_healthy_upstream_does_not_wait_for_another_that_hangs(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    data = blob(200_000)
+    digest = upstream.add_blob(REPO, data)
+    hangs = replace(LIMITS, first_byte=30, answer=30)
+    async with (
+        FakeUpstream() as healthy,
+        laboratory(tmp_path / "data", {HUB: [upstream], "ghcr.io": [healthy]}, limits=hangs) as lab,
+    ):
+        healthy.add_blob("me/copy", data)
+        upstream.delay_headers = 30
+        stuck = asyncio.create_task(lab.get(lab.blob_url(digest)))
+        await upstream.wait_for(1, contains="/blobs/")
+        async with asyncio.timeout(5):
+            assert (await lab.get(lab.blob_url(digest, Repository("ghcr.io", "me/copy"))))[2] == data
+        stuck.cancel()
+
+
+async def test_a_look_at_the_store_just_before_the_commit_costs_no_second_download(
+    lab: Lab, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.stall_at = 2 * MIB
+    first = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    looked, go_on, real = asyncio.Event(), asyncio.Event(), lab.store.catalog.expected_size
+
+    async def slowly(digest: Digest) -> int | None:
+        looked.set()
+        size = await real(digest)
+        await go_on.wait()
+        return size
+
+    monkeypatch.setattr(lab.store.catalog, "expected_size", slowly)
+    second = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await looked.wait()
+    upstream.go_on()
+    await first
+    await lab.committed()
+    go_on.set()
+    assert (await second)[2] == data
+    assert upstream.count(method="GET", contains=digest) == 1
+
+
+async def test_clients_that_left_hold_nothing_while_the_fill_stands_still(lab: Lab, upstream: FakeUpstream) -> None:
+    digest = upstream.add_blob(REPO, blob(4 * MIB))
+    upstream.stall_at = 2 * MIB
+    pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
+    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    for _ in range(20):
+        async with lab.http.get(lab.blob_url(digest)) as answer:
+            await answer.content.readexactly(1000)
+            answer.close()
+    await lab.until(lambda: sum(event.status == 499 for event in lab.of(RequestFinished)) == 20)
+    assert lab.cache.running()[0].readers == 1
+    upstream.go_on()
+    await pull
+
+
+async def test_a_refusal_is_404_for_a_range_retry_too(lab: Lab, upstream: FakeUpstream) -> None:  # P34
+    digest = upstream.add_blob(REPO, blob(2048))
+    upstream.status_for = lambda request: 403
+    for _ in range(2):
+        assert (await lab.get(lab.blob_url(digest), {"Range": "bytes=5-"}))[0] == 404
 
 
 async def test_head_of_an_uncached_blob_downloads_nothing(lab: Lab, upstream: FakeUpstream) -> None:  # P3

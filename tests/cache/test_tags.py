@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from metrics.events import TagRevalidated
 from proxy.cache.tags import TagPolicy
 from proxy.oci.digest import Digest
 from tests.cache.lab import ALPINE, HUB, LIMITS, Lab, laboratory
@@ -130,6 +131,44 @@ async def test_a_slow_revalidation_does_not_hold_up_a_known_tag(tmp_path: Path, 
         upstream.delay_headers = 1.8
         async with asyncio.timeout(1.6):
             status, headers, body = await lab.get(lab.manifest_url("1"))
+        assert (status, body) == (200, OLD.body)
+        assert "Warning" in headers
+
+
+async def test_a_tag_that_is_gone_is_not_served_because_the_answer_was_slow(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:  # P44
+    OLD.publish(upstream, REPO, "1")
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=TagPolicy(ttl=0)) as lab:
+        await lab.get(lab.manifest_url("1"))
+        await pull(lab)
+        upstream.manifests[REPO].clear()
+        upstream.delay_headers = 1.3
+        first = await lab.get(lab.manifest_url("1"))
+        assert first[0] == 200  # nobody knows better yet
+        await lab.until(lambda: any(event.outcome == "gone" for event in lab.of(TagRevalidated)))
+        assert (await lab.get(lab.manifest_url("1")))[0] == 404
+    upstream.status_for = lambda request: 500
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=ALWAYS_ASK) as lab:
+        assert (await lab.get(lab.manifest_url("1")))[0] == 503  # nor after a restart
+    upstream.status_for, upstream.delay_headers = None, 0
+    OLD.publish(upstream, REPO, "1")
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=ALWAYS_ASK) as lab:
+        assert (await lab.get(lab.manifest_url("1")))[0] == 200
+        upstream.status_for = lambda request: 500
+        assert (await lab.get(lab.manifest_url("1")))[0] == 200
+
+
+async def test_an_upstream_that_hangs_does_not_keep_an_old_tag_back(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P26, P44
+    monkeypatch.setattr("proxy.cache.tags.PATIENT_SECONDS", 0.3)
+    OLD.publish(upstream, REPO, "1")
+    async with laboratory(tmp_path / "data", {HUB: [upstream]}, policy=ALWAYS_ASK) as lab:
+        await lab.get(lab.manifest_url("1"))
+        await pull(lab)
+        upstream.delay_headers = 30
+        status, headers, body = await lab.get(lab.manifest_url("1"))
         assert (status, body) == (200, OLD.body)
         assert "Warning" in headers
 
