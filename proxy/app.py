@@ -145,6 +145,8 @@ class _Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # it was told in the event, and ends the connection
         if status != 400 or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
         problem = BadRequest("the request is malformed, or its path or headers too long")

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from time import monotonic
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy import respond
 from proxy.cache.manifests import ServedManifest
@@ -74,6 +74,8 @@ async def serve_blob(
         await _first_byte(stream, exchange.started + FIRST_BYTE_SECONDS)
         if late and isinstance(stream, FileReader):
             stream.narrow(span)
+        if stream.size is None and request.version < HttpVersion11:
+            raise Unavailable(f"the size of {wanted.digest} is not known yet, and HTTP/1.0 cannot tell its end")
         part = (stream.start, stream.end) if span is not None and stream.size and stream.end is not None else None
         response = respond.blob_start(wanted.digest, stream.size, part, wanted.ns)
         await _send(stream, response, request, exchange)

@@ -20,6 +20,7 @@ from proxy.sendfile import STALL_SECONDS
 
 MAX_BYTES = 32 << 20
 MAX_SECONDS = 60.0
+MAX_TARGET = 512
 _OVERHEAD = 1024
 _LONG_WAY = ("If-None-Match", "Range", "Cache-Control", "Authorization", "Transfer-Encoding", "Content-Length")
 
@@ -92,6 +93,8 @@ class HotAnswers:
     def put(self, target: str, answer: HotAnswer) -> None:
         """Keep `answer` for the request target `target`."""
         self._remove(target)
+        if len(target) > MAX_TARGET:
+            return
         self._answers[target] = answer
         self._bytes += len(answer.body) + len(answer.head) + _OVERHEAD
         while self._bytes > self._max_bytes:

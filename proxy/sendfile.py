@@ -33,7 +33,7 @@ class FileBody(Protocol):
 
 
 class _StallWatch:
-    """Aborts a transport when no slice has ended for a whole period; one timer for a whole response.
+    """Aborts a transport of which nothing was taken for a whole period; one timer for a whole response.
 
     Armed only while a slice is under way: waiting for a fill is not the client's fault.
     """
@@ -43,7 +43,7 @@ class _StallWatch:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._slices = 0
-        self._seen = 0
+        self._seen = (0, 0)
         self._sending = False
         self._timer = self._loop.call_later(seconds, self._look)
         self.stalled = False
@@ -59,11 +59,12 @@ class _StallWatch:
         self._timer.cancel()
 
     def _look(self) -> None:
-        if self._sending and self._slices == self._seen:
+        now = (self._slices, self._transport.get_write_buffer_size())
+        if self._sending and now == self._seen:
             self.stalled = True
             self._transport.abort()
             return
-        self._seen = self._slices
+        self._seen = now
         self._timer = self._loop.call_later(self._seconds, self._look)
 
 

@@ -57,7 +57,7 @@ class Blobs:
             reader = await self._open_stored(repository, digest)
             if reader is None:
                 if continues and (error := self._flights.recent_failure(repository, digest)):
-                    raise error
+                    raise error.again()
                 reader = await self._open_fill(repository, digest, first=number == 0)
             if reader is not None:
                 return await self._narrow(reader, repository, span)

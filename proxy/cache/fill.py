@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import errno
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from metrics.events import Emit, FillFinished, FillResumed, FillStarted, Verific
 from proxy.cache.generation import Generation
 from proxy.cache.plan import Candidate, Roster, releasable
 from proxy.cache.progress import Signal, Verdict
-from proxy.cache.supply import Delivery, Supply
+from proxy.cache.supply import Delivery, SizeConflict, Supply
 from proxy.cache.writer import SpoolWriter
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, NotFound, RegistryError, Unavailable
@@ -99,7 +100,7 @@ class Fill:
         self.current: Generation | None = None
         self.readers = 0
         self.changed = Signal()
-        self.supply = Supply(digest, roster, expected, self.changed, emit)
+        self.supply = Supply(digest, roster, expected, self.changed)
         self.finished: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self._store = store
         self._executor = executor
@@ -123,7 +124,7 @@ class Fill:
             if self.finished.done() and self.finished.exception() is None:
                 return Admission.OVER
             if repository in self.supply.refused:
-                raise self.supply.refused[repository]
+                raise self.supply.refused[repository].again()
             if self.finished.done():
                 return Admission.OVER
             if not self.supply.roster.knows(repository):
@@ -173,10 +174,13 @@ class Fill:
             self._emit(FillStarted(self.owner.upstream, spool.contiguous))
             self._announce(generation)
             await writer.rehash_prefix()
-            await self._receive(generation, writer, attempt)
+            if not await self._receive(generation, writer, attempt):
+                await self._mismatch(generation, writer, None)
+                return False
             await writer.drain()
             if not writer.matches(self.digest):
-                await self._mismatch(generation, writer, attempt)
+                culprit = self.supply.roster.mismatch(attempt.origins, recovered=attempt.recovered)
+                await self._mismatch(generation, writer, culprit)
                 return False
             generation.progress.verified(writer.written)
             await self._commit(spool, writer.written, attempt)
@@ -213,8 +217,8 @@ class Fill:
         self._emit(FillResumed(self.owner.upstream, delivery.candidate.source.name, offset))
         return delivery
 
-    async def _receive(self, generation: Generation, writer: SpoolWriter, attempt: _Attempt) -> None:
-        """Feed the writer until the blob is whole, going on wherever it breaks."""
+    async def _receive(self, generation: Generation, writer: SpoolWriter, attempt: _Attempt) -> bool:
+        """Feed the writer until the blob is whole, going on wherever it breaks; False when sources contradict."""
 
         async def feed(chunk: bytes) -> None:
             self._received += len(chunk)
@@ -222,7 +226,11 @@ class Fill:
 
         progress = generation.progress
         while progress.size is None or writer.received < progress.size:
-            delivery = attempt.delivery or await self._resume(writer.received, progress.size)
+            try:
+                delivery = attempt.delivery or await self._resume(writer.received, progress.size)
+            except SizeConflict:
+                self.supply.roster.mismatches += 1
+                return False
             attempt.delivery = None
             if progress.size is None:
                 progress.size = delivery.stream.size
@@ -231,7 +239,8 @@ class Fill:
             if delivery.got:
                 attempt.origins.add(delivery.candidate)
             if delivery.broken is None:
-                return
+                break
+        return True
 
     def _follow(self, generation: Generation) -> Callable[[int], None]:
         def advance(written: int) -> None:
@@ -257,8 +266,7 @@ class Fill:
         self.finished.set_result(Committed(size))
         self.changed.wake()
 
-    async def _mismatch(self, generation: Generation, writer: SpoolWriter, attempt: _Attempt) -> None:
-        culprit = self.supply.roster.mismatch(attempt.origins, recovered=attempt.recovered)
+    async def _mismatch(self, generation: Generation, writer: SpoolWriter, culprit: Candidate | None) -> None:
         name = culprit.source.name if culprit else ""
         self._emit(VerificationFailed(self.owner.upstream, name, self.digest))
         self._on_mismatch(culprit)
@@ -271,7 +279,8 @@ class Fill:
         if generation is not None and generation.progress.verdict is Verdict.RUNNING:
             told = error if isinstance(error, RegistryError) else Unavailable(f"the fill of {self.digest} ended")
             generation.progress.broken(Verdict.DIED, told)
-        keep = spool.contiguous > 0 and not isinstance(error, BadContent)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        keep = spool.contiguous > 0 and not isinstance(error, BadContent) and not full
         await asyncio.shield(self._store.park(spool) if keep else self._store.abandon(spool))
 
     def _end(self, error: RegistryError) -> None:

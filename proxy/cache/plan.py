@@ -4,6 +4,7 @@ A fill has a roster of candidates, each a (repository, source) pair. A candidate
 
     fresh ──break with progress──▶ fresh, at once again      (resume by Range where it broke)
     fresh ──break without──▶ failed(n), not before retry_at  (others that failed less often go first)
+    fresh ──slow to answer─▶ slow                            (others go first, then it is waited for)
     any   ──404, 401, 403──▶ refused                         (an answer: not asked again by this fill)
     any   ──wrong bytes──▶ blamed                            (not asked again by this fill)
 
@@ -24,6 +25,7 @@ WITHHELD = 64 << 10
 FOOTER_LENGTH = 4 << 20
 FOOTER_DISTANCE = 8 << 20
 PROGRESS = 64 << 10
+UNSIZED_LIMIT = 16 << 30
 
 
 def releasable(size: int | None, contiguous: int, *, verified: bool) -> int:
@@ -52,6 +54,7 @@ class Candidate:
     failures: int = 0
     retry_at: float = 0.0
     error: RegistryError | None = None
+    slow: bool = False
     refused: bool = False
     blamed: bool = False
 
@@ -110,7 +113,7 @@ class Roster:
         usable = [candidate for candidate in self.candidates if candidate.usable]
         if not usable:
             return GiveUp(self._worst())
-        best = min(usable, key=lambda candidate: candidate.failures)
+        best = min(usable, key=lambda candidate: (candidate.failures, candidate.slow))
         if best.failures == 0:
             return Ask(best)
         if not self.begun or now - self.progressed_at > self.patience:
@@ -123,8 +126,11 @@ class Roster:
         return Wait(soonest.retry_at - now)
 
     def has_alternative(self, candidate: Candidate) -> bool:
-        """Tell whether somebody else has not failed yet."""
-        return any(other is not candidate and other.usable and other.failures == 0 for other in self.candidates)
+        """Tell whether somebody else can be asked who has neither failed nor been slow."""
+        return any(
+            other is not candidate and other.usable and not other.slow and other.failures == 0
+            for other in self.candidates
+        )
 
     def broke(self, candidate: Candidate, error: RegistryError, received: int, now: float, jitter: float) -> None:
         """Note that `candidate` failed after giving `received` bytes; `jitter` in 0..1 spreads the retries."""

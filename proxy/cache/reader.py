@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator
 
 from proxy.cache.fill import Fill
-from proxy.cache.generation import Generation
+from proxy.cache.generation import Generation, close_aside
 from proxy.cache.progress import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, Unavailable
@@ -68,7 +68,7 @@ class FileReader:
     def close(self) -> None:
         """Give the descriptor back. Nothing may be sending from it any more."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close_aside(self._fd, self.size)
             self._fd = -1
 
     async def aclose(self) -> None:
@@ -101,7 +101,7 @@ class FillReader(FileReader):
             progress = self._generation.progress
             if progress.verdict is Verdict.CORRUPT:
                 if self._given or self.start > 0:
-                    raise progress.error or BadContent(f"{self.digest} had wrong bytes")
+                    raise BadContent(f"bytes of {self.digest} were wrong: fetch it from the start")
                 await self._next_generation()
                 continue
             if self.size is None and progress.size is not None:
@@ -114,7 +114,7 @@ class FillReader(FileReader):
             if progress.verdict is Verdict.VERIFIED:
                 return position
             if progress.error is not None:
-                raise progress.error
+                raise progress.error.again()
             await progress.changed.wait()
 
     async def _next_generation(self) -> None:
@@ -126,7 +126,7 @@ class FillReader(FileReader):
         if fill.current.progress.size != self.size:
             raise BadContent(f"{self.digest} has another size now than the one announced")
         fd, self._fd = self._fd, fill.current.dup()
-        os.close(fd)
+        close_aside(fd, self.size)
         self._generation = fill.current
 
     def close(self) -> None:

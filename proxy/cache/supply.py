@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Self
 
-from metrics.events import Emit, VerificationFailed
-from proxy.cache.plan import Ask, Candidate, GiveUp, Roster, Wait
+from proxy.cache.plan import UNSIZED_LIMIT, Ask, Candidate, GiveUp, Roster, Wait
 from proxy.cache.progress import Signal
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RangeNotSatisfiable, RegistryError, Transient, Unavailable
@@ -22,6 +21,8 @@ from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
 
 HEDGE_SECONDS = 2.0
+SLOWEST = 1024
+WINDOW = 20.0
 
 
 class Ended:
@@ -43,6 +44,10 @@ class Ended:
         """Nothing is open."""
 
 
+class SizeConflict(BadContent):
+    """Two sources of one digest give different sizes: what one of them gave so far cannot be believed."""
+
+
 class Delivery:
     """An open stream and who gives it. `broken` is set when it ended before the blob did."""
 
@@ -53,10 +58,26 @@ class Delivery:
         self.broken: RegistryError | None = None
 
 
-class Supply:
-    """The sources of one digest. `expected` is the size that a verified manifest gave, in bytes."""
+class _Pace:
+    """Notices a source that drips (P45): less than `SLOWEST` bytes a second over `WINDOW` seconds."""
 
-    def __init__(self, digest: Digest, roster: Roster, expected: int | None, changed: Signal, emit: Emit) -> None:
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._got = 0
+
+    def too_slow(self, got: int, now: float) -> bool:
+        self._got += got
+        if now - self._since < WINDOW:
+            return False
+        slow = self._got < SLOWEST * (now - self._since)
+        self._since, self._got = now, 0
+        return slow
+
+
+class Supply:
+    """The sources of one digest. `expected` is the size in bytes that manifests give, dropped when it is belied."""
+
+    def __init__(self, digest: Digest, roster: Roster, expected: int | None, changed: Signal) -> None:
         self.digest = digest
         self.roster = roster
         self.expected = expected
@@ -64,7 +85,6 @@ class Supply:
         self.refused: dict[Repository, RegistryError] = {}
         self.source = ""
         self._changed = changed
-        self._emit = emit
 
     async def open(self, offset: int, known: int | None) -> Delivery:
         """Open the blob at `offset` from the best candidate. `known` is the size that another source gave.
@@ -87,13 +107,18 @@ class Supply:
     ) -> None:
         """Feed a delivery that begins at `start` to its end, which is the blob's unless `broken` is set then."""
         name = delivery.candidate.source.name
+        most = UNSIZED_LIMIT if size is None else size
+        pace = _Pace(monotonic())
         try:
             async for chunk in delivery.stream:
-                if size is not None and start + delivery.got + len(chunk) > size:
-                    raise BadContent(f"{name} gives more than the {size} bytes of {self.digest}")
+                if start + delivery.got + len(chunk) > most:
+                    raise BadContent(f"{name} gives more than the {most} bytes of {self.digest}")
                 await feed(chunk)
                 delivery.got += len(chunk)
-                self.roster.progressed(monotonic())
+                now = monotonic()
+                self.roster.progressed(now)
+                if pace.too_slow(len(chunk), now):
+                    raise Unavailable(f"{name} gives less than {SLOWEST} bytes a second of {self.digest}")
         except Transient as error:
             delivery.broken = error
         finally:
@@ -108,7 +133,11 @@ class Supply:
         self.source = candidate.source.name
         stream: BlobStream
         try:
-            stream = await self._open_or_move_on(candidate, ByteRange(offset, None) if offset else None)
+            opened = await self._open_or_move_on(candidate, ByteRange(offset, None) if offset else None)
+            if opened is None:
+                candidate.slow = True
+                return None
+            stream = opened
         except RangeNotSatisfiable as error:
             if error.size == offset:
                 self.proven.add(candidate.repository)
@@ -119,21 +148,26 @@ class Supply:
         except RegistryError as error:
             self._refuse(candidate, error)
         else:
-            if self._plausible(stream, candidate, known):
+            plausible = False
+            try:
+                plausible = self._plausible(stream, candidate, known)
+            finally:
+                if not plausible:
+                    await stream.aclose()
+            if plausible:
                 self.proven.add(candidate.repository)
                 self._changed.wake()
                 return Delivery(stream, candidate)
-            await stream.aclose()
         return None
 
-    async def _open_or_move_on(self, candidate: Candidate, span: ByteRange | None) -> BlobStream:
-        """Open the blob; a source that does not answer is left as soon as there is another to ask."""
+    async def _open_or_move_on(self, candidate: Candidate, span: ByteRange | None) -> BlobStream | None:
+        """Open the blob; None when the source takes its time and there is another to ask first."""
         asking = asyncio.create_task(candidate.source.open_blob(candidate.repository, self.digest, span))
         taken = False
         try:
             await self._answered(asking, candidate)
             if not asking.done():
-                raise Unavailable(f"{candidate.source.name} does not answer for {self.digest}")
+                return None
             taken = True
             return asking.result()
         finally:
@@ -153,19 +187,22 @@ class Supply:
                 changed.cancel()
 
     def _plausible(self, stream: BlobStream, candidate: Candidate, known: int | None) -> bool:
-        """Compare sizes. A verified manifest's is certain; between two sources either may be wrong."""
+        """Compare sizes with those that manifests give; on a difference another source is asked, if there is one.
+
+        A manifest is only as good as who wrote it: a size that no other source contradicts is believed, and the digest
+        has the last word. Raises SizeConflict where another source gave the bytes so far.
+        """
         told = stream.size
-        for size, certain in ((self.expected, True), (known, False)):
-            if size is None or told is None or told == size:
-                continue
-            error = BadContent(f"{candidate.source.name} says {told} bytes for {self.digest}, not {size}")
-            if certain:
-                candidate.blamed, candidate.error = True, error
-                self._emit(VerificationFailed(candidate.repository.upstream, candidate.source.name, self.digest))
-            else:
-                self._broke(candidate, error, 0)
-            return False
-        return True
+        if told is None or told == (self.expected if known is None else known):
+            return True
+        if known is not None:
+            raise SizeConflict(f"{candidate.source.name} says {told} bytes for {self.digest}, another said {known}")
+        if self.expected is None or not self.roster.has_alternative(candidate):
+            self.expected = None
+            return True
+        error = BadContent(f"{candidate.source.name} says {told} bytes for {self.digest}, not {self.expected}")
+        self._broke(candidate, error, 0)
+        return False
 
     def _broke(self, candidate: Candidate, error: RegistryError, got: int) -> None:
         self.roster.broke(candidate, error, got, monotonic(), random.random())

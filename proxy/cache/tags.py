@@ -68,7 +68,10 @@ class Tags:
         if record is not None and record.gone:
             record = None
         if record is not None and self._fresh_for(record, policy) > 0:
-            return await self._serve(repository, record, policy)
+            try:
+                return await self._serve(repository, record, policy)
+            except ManifestUnknown:
+                record = None  # neither stored nor upstream any more: has the tag moved?
         if self._upstreams.offline:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
         asking = self._asking.start((repository, tag), lambda: self._revalidate(repository, tag))

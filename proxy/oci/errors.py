@@ -8,7 +8,7 @@ or elsewhere; the others are answers.
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class RegistryError(Exception):
@@ -25,6 +25,12 @@ class RegistryError(Exception):
         self.message = message
         self.detail = detail
         self.retry_after = retry_after
+
+    def again(self) -> Self:
+        """Return a copy to raise: one that is kept and raised again and again would keep every caller's frames."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 class NotFound(RegistryError):

@@ -217,7 +217,8 @@ class RegistrySource:
             place = place_part(self._name, asked, span, given, length)
         else:
             place = place_whole(self._name, asked, span, length)
-        return ResponseStream(self._name, digest, response, place, anonymous=answer.anonymous)
+        stall = self._limits.stall
+        return ResponseStream(self._name, digest, response, place, anonymous=answer.anonymous, stall=stall)
 
     def _check_blob(self, asked: Asked, response: aiohttp.ClientResponse, digest: Digest) -> None:
         told = _told_digest(response)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Self
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
@@ -13,10 +15,20 @@ from proxy.upstream.transport import give_up
 
 
 class ResponseStream:
-    """A BlobStream over the body of `response`, which lies in the blob as `place` says; the rest is dropped."""
+    """A BlobStream over the body of `response`, which lies in the blob as `place` says; the rest is dropped.
+
+    `stall`: how many seconds a read may take.
+    """
 
     def __init__(
-        self, host: str, digest: Digest, response: aiohttp.ClientResponse, place: Placement, *, anonymous: bool
+        self,
+        host: str,
+        digest: Digest,
+        response: aiohttp.ClientResponse,
+        place: Placement,
+        *,
+        anonymous: bool,
+        stall: float,
     ) -> None:
         self.digest = digest
         self.size = place.size
@@ -25,6 +37,7 @@ class ResponseStream:
         self.anonymous = anonymous
         self._host = host
         self._response = response
+        self._stall = stall
         self._position = place.begins
         self._stop = place.bound if place.end is None else place.end
         self._over = False
@@ -63,10 +76,12 @@ class ResponseStream:
         if self._closed:
             raise Unavailable(f"blob {self.digest} from {self._host} was closed at byte {self._position}")
         try:
-            return await self._response.content.readany()
+            # A timeout of our own: after a framing error aiohttp's read timeout is off, and nothing more comes.
+            async with asyncio.timeout(self._stall):
+                return await self._response.content.readany()
         except TimeoutError:
             reason = "stalls"
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             reason = f"breaks off ({type(error).__name__})"
         await self.aclose()
         raise Unavailable(f"{self._host} {reason} at byte {self._position} of blob {self.digest}")

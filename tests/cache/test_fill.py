@@ -289,6 +289,74 @@ async def test_a_wrong_size_that_was_believed_once_is_forgotten(tmp_path: Path, 
         assert (await lab.get(lab.blob_url(digest)))[2] == data
 
 
+async def test_sources_that_contradict_each_other_start_it_over(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.blobs[REPO][digest] = data + blob(MIB)
+    upstream.die_at, upstream.die_once = 2 * MIB, False
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        async with asyncio.timeout(3):
+            assert not (await lab.get_short(lab.blob_url(digest)))[2]
+            assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_a_slow_main_host_is_waited_for_when_the_alternate_cannot_help(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.cache.supply.HEDGE_SECONDS", 0.1)
+    data = blob(2000)
+    digest = upstream.add_blob(REPO, data)
+    upstream.delay_headers = 0.4
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        assert (await lab.get(lab.blob_url(digest)))[2] == data
+        assert other.count(contains="/blobs/") == 1
+
+
+async def test_a_source_that_drips_is_left_for_another(
+    tmp_path: Path, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P45
+    monkeypatch.setattr("proxy.cache.supply.WINDOW", 0.3)
+    data = blob(2000)
+    digest = upstream.add_blob(REPO, data)
+    upstream.rate = 50
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        async with asyncio.timeout(5):
+            assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_broken_framing_in_mid_body_is_a_break_like_any_other(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(3 * MIB)
+    digest = upstream.add_blob(REPO, data)
+
+    async def broken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (2 * MIB) + data[: 2 * MIB])
+        writer.write(b"\r\nZZZ\r\n")
+        await writer.drain()
+
+    server = await asyncio.start_server(broken, "127.0.0.1", 0)
+    first = FakeUpstream()
+    first.port = server.sockets[0].getsockname()[1]
+    async with server, laboratory(tmp_path / "data", {HUB: [first, upstream]}) as lab:
+        async with asyncio.timeout(8):
+            assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_an_http_1_0_client_never_takes_a_broken_body_for_a_whole_one(
+    lab: Lab, upstream: FakeUpstream
+) -> None:  # P38
+    digest = upstream.add_blob(REPO, blob(3 * MIB))
+    upstream.chunked, upstream.stall_at = True, 2 * MIB
+    host, _, port = lab.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /v2/{ALPINE}/blobs/{digest} HTTP/1.0\r\n\r\n".encode())
+    assert b" 503 " in (await asyncio.wait_for(reader.readline(), 5))
+    writer.close()
+    upstream.go_on()
+
+
 async def test_all_bytes_without_an_end_are_completed_later(tmp_path: Path, upstream: FakeUpstream) -> None:
     data = blob(3 * MIB)
     digest = upstream.add_blob(REPO, data)

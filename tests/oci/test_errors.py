@@ -53,3 +53,14 @@ def test_only_what_may_succeed_elsewhere_is_transient() -> None:
 def test_range_error_knows_the_size() -> None:
     error = errors.RangeNotSatisfiable("no byte of it exists", size=0)
     assert (error.code, error.status, error.size) == ("RANGE_INVALID", 416, 0)
+
+
+def test_an_error_that_is_kept_is_raised_as_a_copy_without_anybodys_frames() -> None:
+    kept = errors.TooManyRequests("slow down", detail={"a": 1}, retry_after=7)
+    for _ in range(3):
+        with pytest.raises(errors.TooManyRequests) as told:
+            raise kept.again()
+        assert (told.value.message, told.value.detail, told.value.retry_after) == ("slow down", {"a": 1}, 7)
+        assert str(told.value) == "slow down"
+    assert kept.__traceback__ is None
+    assert errors.RangeNotSatisfiable("none", size=5).again().size == 5
