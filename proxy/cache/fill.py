@@ -138,7 +138,9 @@ class Fill:
         started = monotonic()
         outcome = "failed"
         try:
-            while not await self._generation():
+            spool = await self._taken_up()
+            while not await self._generation(spool):
+                spool = None
                 if self.supply.roster.hopeless:
                     raise BadContent(f"every source of {self.digest} gives bytes that do not match it")
             outcome = "committed"
@@ -160,9 +162,17 @@ class Fill:
             seconds = monotonic() - started
             self._emit(FillFinished(self.owner.upstream, outcome, self._received, seconds))
 
-    async def _generation(self) -> bool:
-        """Run one generation; return whether it was committed. Raises what ended the fill."""
-        spool = await self._store.resume(self.digest)
+    async def _taken_up(self) -> Spool | None:
+        """Return what an earlier fill left, and tell that this one has started."""
+        spool: Spool | None = None
+        try:
+            spool = await self._store.resume(self.digest)
+        finally:
+            self._emit(FillStarted(self.owner.upstream, spool.contiguous if spool is not None else 0))
+        return spool
+
+    async def _generation(self, spool: Spool | None) -> bool:
+        """Run one generation, on `spool` if there is one; return whether it was committed. Raises what ended it."""
         attempt = _Attempt(recovered=spool is not None)
         generation: Generation | None = None
         writer: SpoolWriter | None = None
@@ -171,7 +181,6 @@ class Fill:
             size = spool.size if spool.size is not None else self.supply.expected
             generation = Generation(spool, size)
             writer = SpoolWriter(spool, self._executor, self._follow(generation))
-            self._emit(FillStarted(self.owner.upstream, spool.contiguous))
             self._announce(generation)
             await writer.rehash_prefix()
             if not await self._receive(generation, writer, attempt):

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from metrics.events import FillResumed, RequestFinished, VerificationFailed
+from metrics.events import FillFinished, FillResumed, FillStarted, RequestFinished, VerificationFailed
 from proxy.cache.plan import WITHHELD
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
@@ -287,6 +287,18 @@ async def test_a_wrong_size_that_was_believed_once_is_forgotten(tmp_path: Path, 
         upstream.die_at, upstream.blobs[REPO][digest] = None, data
         await asyncio.sleep(LIMITS.quiet)
         assert (await lab.get(lab.blob_url(digest)))[2] == data
+
+
+async def test_every_fill_that_starts_ends_once_in_the_metrics(tmp_path: Path, upstream: FakeUpstream) -> None:
+    data = blob(2 * MIB)
+    digest = upstream.add_blob(REPO, data)
+    upstream.corrupt = {5: 1}
+    async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
+        other.add_blob(REPO, data)
+        await lab.get_short(lab.blob_url(digest))
+        await lab.committed()
+        await lab.get(lab.blob_url(Digest.of(b"nowhere")))
+        assert len(lab.of(FillStarted)) == len(lab.of(FillFinished)) == 2
 
 
 async def test_sources_that_contradict_each_other_start_it_over(tmp_path: Path, upstream: FakeUpstream) -> None:
