@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from proxy.oci.errors import RegistryError, Unavailable
 
 SLICE = 1 << 21
 STALL_SECONDS = 60.0
+_BYTES_ACKED = struct.Struct("=Q")  # tcp(7), tcpi_bytes_acked
 
 
 class FileBody(Protocol):
@@ -59,13 +62,23 @@ class _StallWatch:
         self._timer.cancel()
 
     def _look(self) -> None:
-        now = (self._slices, self._transport.get_write_buffer_size())
+        now = (self._slices, _acknowledged(self._transport))
         if self._sending and now == self._seen:
             self.stalled = True
             self._transport.abort()
             return
         self._seen = now
         self._timer = self._loop.call_later(self._seconds, self._look)
+
+
+def _acknowledged(transport: asyncio.Transport) -> int:
+    """Return how many bytes the client's side has ever taken: a slow client may need minutes for one slice."""
+    connection = transport.get_extra_info("socket")
+    try:
+        information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+        return int(_BYTES_ACKED.unpack_from(information, 120)[0])
+    except (AttributeError, OSError, struct.error):
+        return 0
 
 
 async def send_file(

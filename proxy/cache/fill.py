@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import errno
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -178,8 +177,7 @@ class Fill:
         writer: SpoolWriter | None = None
         try:
             spool = await self._begin(spool, attempt)
-            size = spool.size if spool.size is not None else self.supply.expected
-            generation = Generation(spool, size)
+            generation = Generation(spool, spool.size)
             writer = SpoolWriter(spool, self._executor, self._follow(generation))
             self._announce(generation)
             await writer.rehash_prefix()
@@ -209,6 +207,7 @@ class Fill:
         if spool is None:
             attempt.delivery = await self.supply.open(0, None)
             stream, candidate = attempt.delivery.stream, attempt.delivery.candidate
+            attempt.public = stream.anonymous
             return await self._store.begin(self.digest, stream.size, candidate.repository)
         if spool.size is None or spool.contiguous < spool.size:
             attempt.delivery = await self._resume(spool.contiguous, None)
@@ -288,8 +287,7 @@ class Fill:
         if generation is not None and generation.progress.verdict is Verdict.RUNNING:
             told = error if isinstance(error, RegistryError) else Unavailable(f"the fill of {self.digest} ended")
             generation.progress.broken(Verdict.DIED, told)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        keep = spool.contiguous > 0 and not isinstance(error, BadContent) and not full
+        keep = spool.contiguous > 0 and not isinstance(error, BadContent | OSError)
         await asyncio.shield(self._store.park(spool) if keep else self._store.abandon(spool))
 
     def _end(self, error: RegistryError) -> None:

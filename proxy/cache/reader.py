@@ -34,9 +34,11 @@ class FileReader:
         self.end = size
         self.outcome = outcome
         self._fd = fd
+        self._continues = False
 
     def narrow(self, span: ByteRange | None) -> None:
         """Read only `span`. Raises RangeNotSatisfiable; an unknown size or an empty blob is read whole (P6)."""
+        self._continues = span is not None and span.first != 0
         if span is not None and self.size:
             self.start, self.end = span.resolve(self.size)
 
@@ -100,7 +102,7 @@ class FillReader(FileReader):
         while True:
             progress = self._generation.progress
             if progress.verdict is Verdict.CORRUPT:
-                if self._given or self.start > 0:
+                if self._given or self._continues:
                     raise BadContent(f"bytes of {self.digest} were wrong: fetch it from the start")
                 await self._next_generation()
                 continue

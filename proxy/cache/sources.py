@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 from typing import TypeVar
 
 from proxy.oci.errors import Denied, NameUnknown, NotFound, RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
 from proxy.source import Source
+
+FAILED_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -23,6 +26,7 @@ class Upstreams:
     ) -> None:
         self._sources = sources
         self._reachable = reachable
+        self._failed: dict[str, float] = {}
         self.offline = offline
 
     def reachable(self, upstream: str) -> bool:
@@ -38,6 +42,9 @@ class Upstreams:
             raise Unavailable(f"{repository} is not complete in the cache, and the mirror is offline")
         return sources
 
+    def _failed_lately(self, source: Source) -> bool:
+        return monotonic() - self._failed.get(source.name, -FAILED_SECONDS) < FAILED_SECONDS
+
     async def ask(
         self,
         repository: Repository,
@@ -46,18 +53,28 @@ class Upstreams:
         *,
         elsewhere: tuple[type[RegistryError], ...] = (NotFound, Transient),
     ) -> T:
-        """Return the first answer. An error of a kind in `elsewhere` sends the question to the next source.
+        """Return the first answer; sources that failed in the last seconds are asked after the others.
 
-        Raises what the main source said when nobody could answer; a refusal (401, 403) becomes `missing` (P34).
+        A no from an alternate sends the question on, as its content may be a part. From the main source only an error
+        of a kind in `elsewhere` does. Raises what the main source said when nobody could answer; a refusal (401, 403)
+        becomes `missing` (P34).
         """
-        first: RegistryError | None = None
-        for source in self.of(repository):
+        main, *_ = sources = self.of(repository)
+        verdict: RegistryError | None = None
+        for source in sorted(sources, key=self._failed_lately):
             try:
                 return await question(source)
             except RegistryError as error:
-                first = first or error
-                if not isinstance(error, elsewhere):
-                    break
-        if isinstance(first, Denied):
-            raise missing(f"{repository.upstream} refuses access to {repository.path}, or it does not exist") from first
-        raise first or Unavailable(f"upstream {repository.upstream} has no source")
+                if isinstance(error, Transient):
+                    self._failed[source.name] = monotonic()
+                if source is main:
+                    verdict = error
+                    if not isinstance(error, elsewhere):
+                        break
+        if verdict is None:
+            raise Unavailable(f"upstream {repository.upstream} has no source")
+        if isinstance(verdict, Denied):
+            raise missing(
+                f"{repository.upstream} refuses access to {repository.path}, or it does not exist"
+            ) from verdict
+        raise verdict

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Self
 
-from proxy.cache.plan import UNSIZED_LIMIT, Ask, Candidate, GiveUp, Roster, Wait
+from proxy.cache.plan import PROGRESS, UNSIZED_LIMIT, Ask, Candidate, GiveUp, Roster, Wait
 from proxy.cache.progress import Signal
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RangeNotSatisfiable, RegistryError, Transient, Unavailable
@@ -109,6 +109,7 @@ class Supply:
         name = delivery.candidate.source.name
         most = UNSIZED_LIMIT if size is None else size
         pace = _Pace(monotonic())
+        mark = PROGRESS if self.roster.begun else 0
         try:
             async for chunk in delivery.stream:
                 if start + delivery.got + len(chunk) > most:
@@ -116,7 +117,9 @@ class Supply:
                 await feed(chunk)
                 delivery.got += len(chunk)
                 now = monotonic()
-                self.roster.progressed(now)
+                if delivery.got >= mark:
+                    self.roster.progressed(now)
+                    mark = delivery.got + PROGRESS
                 if pace.too_slow(len(chunk), now):
                     raise Unavailable(f"{name} gives less than {SLOWEST} bytes a second of {self.digest}")
         except Transient as error:

@@ -107,6 +107,8 @@ def parse(method: str, raw_path: str, upstreams: Set[str], default: str) -> Requ
     if method not in ("GET", "HEAD"):
         raise Unsupported(f"this is a read-only mirror: {method[:16]!r} is not served, push to the upstream itself")
     path, _, query = raw_path.partition("?")
+    if not path.startswith("/"):
+        path = _origin_form(path)
     if "%" in path:
         path = _decode_colons(path)
     if path.startswith("/v2/"):
@@ -134,6 +136,13 @@ def parse(method: str, raw_path: str, upstreams: Set[str], default: str) -> Requ
     if rest == "_catalog":
         return CatalogRequest()
     _refuse(method, rest)
+
+
+def _origin_form(target: str) -> str:
+    """Return the path of an absolute-form target, which a server must accept (RFC 9112 §3.2.2)."""
+    scheme, _, rest = target.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"/{path}" if scheme.lower() in ("http", "https") and authority and slash else target
 
 
 def _decode_colons(path: str) -> str:

@@ -82,7 +82,7 @@ class Catalog:
             if row is None:
                 return None
             digest, media_type, size, version, origin, observed_at, checked_at, denied_at = row
-            checked_at = max(checked_at, self._touches.last_check(repository, tag) or 0.0)
+            checked_at = self._touches.last_check(repository, tag) or checked_at
             descriptor = Descriptor(media_type, Digest(digest), size)
             return TagRecord(descriptor, version, origin, observed_at, checked_at, denied_at)
 
@@ -103,7 +103,7 @@ class Catalog:
         key = (repository, tag)
         known = self._tags.get(key)
         if known is not None:
-            self._tags.replace(key, replace(known, checked_at=max(known.checked_at, now)))
+            self._tags.replace(key, replace(known, checked_at=now))
 
     async def deny_tag(self, repository: Repository, tag: Tag, now: float) -> None:
         """Record that the upstream refused a known tag at `now`. It stays known, and counts as gone until confirmed."""

@@ -19,9 +19,7 @@ def put_tag(transaction: Transaction, repository: Repository, tag: Tag, descript
     connection = transaction.connection
     known = connection.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (row, tag)).fetchone()
     if known is not None and known[0] == descriptor.digest:
-        connection.execute(
-            "UPDATE tag SET checked_at = max(checked_at, ?) WHERE repository = ? AND name = ?", (now, row, tag)
-        )
+        connection.execute("UPDATE tag SET checked_at = ? WHERE repository = ? AND name = ?", (now, row, tag))
         return False
     connection.execute(
         "INSERT INTO tag (repository, name, digest, media_type, size, version, origin, observed_at, checked_at, seq) "
@@ -84,7 +82,7 @@ def write_touches(transaction: Transaction, uses: Uses, checks: Checks) -> None:
         [(now, digest, now) for digest, now in uses.items()],
     )
     connection.executemany(
-        "UPDATE tag SET checked_at = max(checked_at, ?) "
+        "UPDATE tag SET checked_at = ? "
         "WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND name = ?",
         [(now, *repository, tag) for (repository, tag), now in checks.items()],
     )

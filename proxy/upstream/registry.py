@@ -34,6 +34,7 @@ from proxy.upstream.transport import Transport
 
 _ACCEPT = {"Accept": media.ACCEPT}
 _HASHED_AT_ONCE = 1 << 20
+_PARSED_AT_ONCE = 64 << 10
 # What a HEAD says of a manifest when it does not know better; the body does (P23).
 _VAGUE = frozenset({"application/json", "text/plain", "text/html", OCTET_STREAM})
 _OK = frozenset({200})
@@ -53,6 +54,7 @@ class RegistrySource:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.url = host_url
+        self._main = host_url == settings.url
         host = host_url.host or ""
         self._name = f"{host}:{host_url.explicit_port}" if host_url.explicit_port else host
         trusted = settings.redirect_hosts | ({settings.proxy.host or ""} if settings.proxy else frozenset())
@@ -165,8 +167,13 @@ class RegistrySource:
             digest = Digest.of(body, expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
             raise BadContent(f"{self._name} gives for {asked} bytes with the digest {digest} instead of {expected}")
-        media_type = parse_manifest(body, answer.response.headers.get("Content-Type")).media_type
-        return Manifest(Descriptor(media_type, digest, len(body)), body, answer.anonymous)
+        content_type = answer.response.headers.get("Content-Type")
+        if len(body) > _PARSED_AT_ONCE:
+            parsed = await asyncio.to_thread(parse_manifest, body, content_type)
+        else:
+            parsed = parse_manifest(body, content_type)
+        media_type = parsed.media_type
+        return Manifest(Descriptor(media_type, digest, len(body)), body, self._is_public(answer))
 
     # Blobs
 
@@ -218,7 +225,11 @@ class RegistrySource:
         else:
             place = place_whole(self._name, asked, span, length)
         stall = self._limits.stall
-        return ResponseStream(self._name, digest, response, place, anonymous=answer.anonymous, stall=stall)
+        return ResponseStream(self._name, digest, response, place, anonymous=self._is_public(answer), stall=stall)
+
+    def _is_public(self, answer: Answer) -> bool:
+        """Only the main host can say so: an alternate may be open to us and hold what is private (P43)."""
+        return answer.anonymous and self._main
 
     def _check_blob(self, asked: Asked, response: aiohttp.ClientResponse, digest: Digest) -> None:
         told = _told_digest(response)

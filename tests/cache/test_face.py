@@ -250,3 +250,9 @@ async def test_answers_that_nobody_reads_do_not_pile_up(lab: Lab, upstream: Fake
     await asyncio.sleep(0.5)
     assert len(lab.of(RequestFinished)) - before < 20
     writer.transport.abort()
+
+
+async def test_an_absolute_target_is_a_target_too(lab: Lab, upstream: FakeUpstream) -> None:  # RFC 9112 §3.2.2
+    digest = upstream.add_blob(REPO, DATA)
+    request = f"GET {lab.url}/v2/{REPO}/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert (await raw(lab, request.encode())).endswith(DATA)

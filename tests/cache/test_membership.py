@@ -135,3 +135,19 @@ async def test_one_repositorys_404_is_not_anothers(private: Lab, upstream: FakeU
     owner = asyncio.create_task(private.get(private.blob_url(digest, CORP)))
     assert (await stranger)[0] == 404
     assert (await owner)[2] == SECRET
+
+
+async def test_an_alternate_that_is_open_to_us_makes_nothing_public(tmp_path: Path, upstream: FakeUpstream) -> None:
+    upstream.auth, upstream.username, upstream.password = "basic", LOGIN.username, LOGIN.password
+    async with (
+        FakeUpstream() as open_to_us,
+        laboratory(tmp_path / "data", {HUB: [upstream, open_to_us]}, credential=LOGIN) as lab,
+    ):
+        digest = upstream.add_blob(CORP.path, SECRET)
+        open_to_us.add_blob(CORP.path, SECRET)
+        set_trap(upstream, digest, len(SECRET))
+        upstream.status_for = lambda request: 500 if digest in request.path else None
+        assert (await lab.get(lab.blob_url(digest, CORP)))[2] == SECRET
+        upstream.status_for = None
+        await lab.get(lab.manifest_url("1", EVE))
+        assert (await lab.get(lab.blob_url(digest, EVE)))[0] == 404

@@ -189,3 +189,24 @@ def test_a_short_file_closes_the_connection_and_promises_nothing(tmp_path: Path)
         await runner.cleanup()
 
     on_the_mirrors_loop(test())
+
+
+def test_a_slow_client_that_goes_on_taking_is_not_cut_off(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:  # P45
+    ours, _ = files
+    monkeypatch.setattr(sendfile, "STALL_SECONDS", 0.1)
+
+    async def test() -> None:
+        runner, port = await started(Sender(ours))
+        client = await slow_client(port)
+        loop = asyncio.get_running_loop()
+        got = 0
+        with client:
+            for _ in range(150):
+                got += len(await asyncio.wait_for(loop.sock_recv(client, 2000), 2))
+                await asyncio.sleep(0.01)
+        assert 100 * 1000 < got < 2 * MIB  # long past the stall time, within the first slice
+        await runner.cleanup()
+
+    on_the_mirrors_loop(test())
