@@ -198,7 +198,8 @@ def test_a_slow_client_that_goes_on_taking_is_not_cut_off(
     monkeypatch.setattr(sendfile, "STALL_SECONDS", 0.1)
 
     async def test() -> None:
-        runner, port = await started(Sender(ours))
+        sender = Sender(ours)
+        runner, port = await started(sender)
         client = await slow_client(port)
         loop = asyncio.get_running_loop()
         got = 0
@@ -206,7 +207,8 @@ def test_a_slow_client_that_goes_on_taking_is_not_cut_off(
             for _ in range(150):
                 got += len(await asyncio.wait_for(loop.sock_recv(client, 2000), 2))
                 await asyncio.sleep(0.01)
-        assert 100 * 1000 < got < 2 * MIB  # long past the stall time, within the first slice
+            assert not sender.ended.is_set()  # long past the stall time, and not one slice further
+        assert 100 * 1000 < got < 2 * MIB
         await runner.cleanup()
 
     on_the_mirrors_loop(test())
