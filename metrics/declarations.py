@@ -139,7 +139,7 @@ LOOP_LAG_SECONDS = Metric(
     "entrepot_event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper.", (), LAG_SECONDS
 )
 LOG_LINES_DROPPED = Metric(
-    "entrepot_log_lines_dropped_total", "counter", "Log lines dropped because whoever reads them was too slow."
+    "entrepot_log_lines_dropped_total", "counter", "Log lines dropped because more came than could be written."
 )
 
 METRICS: tuple[Metric, ...] = (

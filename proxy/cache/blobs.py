@@ -70,7 +70,7 @@ class Blobs:
             if record is not None:
                 return record.size
             fill, _ = await self._fill(repository, digest, first=number == 0)
-            if fill is not None and await self._admit(fill, repository) is not Admission.OVER:
+            if fill is not None and await self._admit(fill, repository) is Admission.YES:
                 return (await asyncio.shield(fill.finished)).size
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
@@ -92,7 +92,7 @@ class Blobs:
 
     async def _open_fill(self, repository: Repository, digest: Digest, *, first: bool) -> FileReader | None:
         fill, begun = await self._fill(repository, digest, first=first)
-        if fill is None or await self._admit(fill, repository) is Admission.OVER:
+        if fill is None or await self._admit(fill, repository) is not Admission.YES:
             return None
         if not begun:
             self._flights.joined(fill)

@@ -6,11 +6,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from proxy.oci.errors import BadContent, RangeNotSatisfiable
+from proxy.oci.errors import RangeNotSatisfiable
 
 _RANGE_SET = re.compile(r"[ \t]*bytes=(.+)", re.IGNORECASE)
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
-_CONTENT_RANGE = re.compile(r"[ \t]*bytes[ \t]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)[ \t]*", re.IGNORECASE)
 _BEYOND_EVERY_BLOB = 2**63 - 1
 
 
@@ -59,22 +58,6 @@ def parse_range(header: str) -> tuple[ByteRange, ...] | None:
             return None
         ranges.append(ByteRange(_position(spec[1]), _position(spec[2])))
     return tuple(ranges) or None
-
-
-def parse_content_range(header: str) -> tuple[int, int, int | None]:
-    """Return (start, end, size), end exclusive, of a 206's `Content-Range`; size None where it says `*`.
-
-    Raises:
-        BadContent: it is malformed or contradicts itself (RFC 9110 §14.4), also `*/size`, which no 206 may say.
-    """
-    match = _CONTENT_RANGE.fullmatch(header)
-    if match is None:
-        raise BadContent(f"content range {header[:160]!r} is malformed: expected 'bytes first-last/size'")
-    start, end = int(match[1]), int(match[2]) + 1
-    size = None if match[3] == "*" else int(match[3])
-    if start >= end or (size is not None and end > size):
-        raise BadContent(f"content range {header[:160]!r} contradicts itself")
-    return start, end, size
 
 
 def format_content_range(start: int, end: int, size: int) -> str:

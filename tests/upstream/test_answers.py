@@ -12,7 +12,7 @@ from metrics.events import UpstreamQuota
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, BlobUnknown, Denied, ManifestUnknown, RegistryError, TooManyRequests
 from proxy.oci.names import Repository, Tag
-from proxy.oci.ranges import ByteRange
+from proxy.oci.ranges import ByteRange, format_content_range
 from proxy.upstream.answers import (
     Asked,
     ContentRange,
@@ -162,3 +162,10 @@ def test_part_whose_body_is_longer_or_shorter_is_bad_content() -> None:
 def test_last_bytes_of_the_empty_blob_are_none() -> None:  # P6; Go answers 206 and `bytes 0--1/0`
     assert place_part("h", BLOB, ByteRange(None, 5), None, 0).end == 0
     assert place_whole("h", BLOB, ByteRange(5, None), 0).end == 0
+
+
+@given(st.integers(0, 2**40), st.integers(1, 2**40), st.integers(0, 2**40))
+def test_what_our_server_says_of_a_part_our_client_reads_back(start: int, length: int, beyond: int) -> None:
+    end, size = start + length, start + length + beyond
+    header = {"Content-Range": format_content_range(start, end, size)}
+    assert content_range(header) == ContentRange(start, end - 1, size)
