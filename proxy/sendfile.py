@@ -3,7 +3,7 @@
 The rule that everything here serves: the kernel is handed a descriptor's number, and a number that was
 closed may be another file by then. So whoever leaves early first aborts the transport, which drops what
 is queued, and only then may the descriptor be closed. Slices with a yield between them keep the loop
-responsive: one of 2 MiB takes at most some 0.7 ms from the page cache, and costs a third of eight small ones.
+responsive: at 3 GiB/s from the page cache one takes 0.7 ms, and 2 MiB cost a third of eight small ones.
 """
 
 from __future__ import annotations
