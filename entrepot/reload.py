@@ -11,7 +11,19 @@ import msgspec
 from entrepot.config import Config, ConfigError, check_files
 
 Load = Callable[[], Config]
-FIXED = ("data", "listen", "admin", "workers", "region", "tls", "drain_timeout")
+FIXED = (
+    *("data", "listen", "admin", "workers", "region", "tls", "drain_timeout"),
+    *(
+        "redis",
+        "advertise",
+        "neighbours",
+        "fleet_secret",
+        "fleet_secret_file",
+        "store",
+        "store_redirect",
+        "store_grace",
+    ),
+)
 log = logging.getLogger(__name__)
 
 

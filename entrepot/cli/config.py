@@ -17,7 +17,16 @@ from entrepot.config.values import format_duration, format_exact_size
 
 _SECTION_NAMES = {"upstreams": "upstream"}
 _DURATIONS = frozenset(
-    {"drain_timeout", "tag_ttl", "stale_while_revalidate", "stale_if_error", "negative_ttl", "cooldown", "every"}
+    {
+        "drain_timeout",
+        "tag_ttl",
+        "stale_while_revalidate",
+        "stale_if_error",
+        "negative_ttl",
+        "cooldown",
+        "every",
+        "store_grace",
+    }
 )
 
 config = LazyGroup("config", {"check": "entrepot.cli.config:check"}, help="Look at the configuration.")
@@ -73,6 +82,10 @@ def _lines(config: Config) -> list[str]:
     lines += [f"  data      {config.data}", f"  region    {config.region}"]
     quota = "80 % of the volume" if config.quota is None else format_exact_size(config.quota)
     lines += [f"  quota     {quota}", f"  workers   {config.workers}", f"  access    {config.access.mode}"]
+    if config.redis is not None:
+        lines += [f"  redis     {config.redis}", f"  advertise {config.fleet_address}"]
+    if config.store is not None:
+        lines.append(f"  store     {config.store}")
     if config.tls is not None:
         lines.append(f"  tls       {config.tls.cert}")
     if config.offline:

@@ -39,6 +39,13 @@ _FLAGS: dict[str, Callable[[Any], Any]] = {
         "--quota", metavar="SIZE", help="How much may be stored, such as 500GiB.  [default: 80 % of the volume]"
     ),
     "workers": click.option("--workers", metavar="N", help="How many processes answer clients.  [default: 1]"),
+    "redis": click.option("--redis", metavar="URL", help="The Redis that the nodes of a fleet share."),
+    "advertise": click.option(
+        "--advertise", metavar="URL", help="How neighbours reach this node.  [default: the address of --listen]"
+    ),
+    "store": click.option(
+        "--store", metavar="URL", help="The bucket that nodes share: s3://bucket/prefix, gs://, az://."
+    ),
     "offline": click.option(
         "--offline", is_flag=True, default=None, help="Never ask an upstream; serve what is stored."
     ),

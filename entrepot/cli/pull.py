@@ -41,7 +41,7 @@ Outcome = PullResult | PullError
     multiple=True,
     help="A platform to pull, such as linux/arm64, or all; repeatable.  [default: this machine's]",
 )
-@command("data", "upstream", "region")
+@command("data", "upstream", "region", "redis", "advertise", "store")
 def pull(config: Config, output: Output, reference: str, platforms: tuple[str, ...]) -> int:
     """Pull REFERENCE, such as alpine:3 or ghcr.io/owner/image@sha256:…, into the mirror.
 

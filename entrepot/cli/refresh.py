@@ -21,7 +21,7 @@ Outcome = RefreshResult | RefreshError
 
 @click.command(short_help="Ask the upstream now where a tag points.")
 @click.argument("reference")
-@command("data", "upstream", "region")
+@command("data", "upstream", "region", "redis", "advertise", "store")
 def refresh(config: Config, output: Output, reference: str) -> int:
     """Ask the upstream now where the tag REFERENCE points, whatever is remembered of it.
 

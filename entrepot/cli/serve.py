@@ -13,7 +13,9 @@ from entrepot.config import Config
 
 
 @click.command(short_help="Run the mirror.")
-@reading_command("listen", "admin", "data", "upstream", "region", "quota", "workers", "offline")
+@reading_command(
+    *("listen", "admin", "data", "upstream", "region", "quota", "workers", "redis", "advertise", "store", "offline")
+)
 def serve(read: Callable[[], Config], output: Output) -> int:
     """Run the mirror until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
     # What asks for another configuration during the start is heard as soon as there is somebody to hear it.

@@ -1,7 +1,7 @@
 """The keys of the configuration: how each value is read, and the form that an error offers.
 
 One table per section. `LATER` are keys of the contract that this version does not do: they are refused rather
-than ignored, since whoever writes `redis` or `peer` counts on it.
+than ignored, since whoever writes `peer` counts on it.
 """
 
 from __future__ import annotations
@@ -60,6 +60,20 @@ TOP = {
     "catalog": _plain(values.boolean, "true or false"),
     "admin_token": _plain(values.secret, "a secret of at least 16 characters"),
     "admin_token_file": _path("a file that holds the token alone"),
+    "redis": _plain(
+        values.redis_url,
+        'a URL, such as "redis://redis.example:6379/0", "redis+sentinel://one:26379,two:26379/NAME" or '
+        '"redis+cluster://one:7000,two:7000"',
+    ),
+    "advertise": _plain(values.registry_url, 'how neighbours reach this node, such as "http://10.0.0.5:5000"'),
+    "neighbours": _plain(
+        values.many(values.neighbour), 'an array of networks and host globs, such as ["10.0.0.0/8", "*.mirror.example"]'
+    ),
+    "fleet_secret": _plain(values.secret, "a secret of at least 16 characters, the same on every node"),
+    "fleet_secret_file": _path("a file that holds the secret alone"),
+    "store": _plain(values.store_url, '"s3://bucket/prefix", "gs://bucket/prefix" or "az://container/prefix"'),
+    "store_redirect": _plain(values.boolean, "true or false"),
+    "store_grace": _DURATION,
 }
 LOG = {
     "level": _plain(values.one_of(*_LEVELS), ", ".join(_LEVELS)),
@@ -107,7 +121,7 @@ UPSTREAM = {
     "ca_file": _path("a file with PEM certificates"),
     "redirect_hosts": _plain(values.many(values.host_name), 'an array of host names, such as ["blobs.example"]'),
 }
-LATER = frozenset({"advertise", "fleet_secret", "from", "grant", "peer", "redis", "store"})
+LATER = frozenset({"from", "grant", "peer"})
 
 
 def read_section(

@@ -22,6 +22,8 @@ from entrepot.config.model import (
 )
 from entrepot.config.problems import ConfigError, Problem
 
+_EVERYWHERE = ("0.0.0.0", "::")
+
 
 def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, object]) -> Config:
     """Return the configuration that `file`, `environment` and `flags` give together.
@@ -55,6 +57,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
     if "admin_token" in top and "admin_token_file" in top:
         where = top_settings["admin_token_file"].where
         problems.append(Problem(where, "admin_token_file", "admin_token is given too", "one of them"))
+    _check_fleet(top, top_settings, problems)
     if problems:
         raise ConfigError(problems)
     top.setdefault("data", default_data(environment))
@@ -79,6 +82,7 @@ def check_files(config: Config) -> list[Problem]:
     """Return a problem for every file the configuration names that cannot be opened now. Shows no content."""
     named: list[tuple[str, Path | None, str]] = [
         ("admin_token_file", config.admin_token_file, TOP["admin_token_file"].accepted),
+        ("fleet_secret_file", config.fleet_secret_file, TOP["fleet_secret_file"].accepted),
         ("access.htpasswd", config.access.htpasswd, ACCESS["htpasswd"].accepted),
         ("access.token_file", config.access.token_file, ACCESS["token_file"].accepted),
     ]
@@ -183,6 +187,23 @@ def _check_access(parsed: Mapping[str, Any], settings: Section, problems: list[P
         if mode != of and key in settings:
             message = f"the mode is {mode!r}, nobody would be asked for it"
             problems.append(Problem(settings[key].where, f"access.{key}", message, f'mode = "{of}"'))
+
+
+def _check_fleet(top: Mapping[str, Any], settings: Section, problems: list[Problem]) -> None:
+    if "fleet_secret" in top and "fleet_secret_file" in top:
+        where = settings["fleet_secret_file"].where
+        problems.append(Problem(where, "fleet_secret_file", "fleet_secret is given too", "one of them"))
+    if "redis" not in top:
+        return
+    where = settings["redis"].where
+    if "fleet_secret" not in settings and "fleet_secret_file" not in settings:
+        accepted = "ENTREPOT_FLEET_SECRET or fleet_secret_file, the same on every node"
+        problems.append(Problem(where, "fleet_secret", "nodes that share a Redis sign what they ask", accepted))
+    listen = top.get("listen", LISTEN)
+    if "advertise" not in settings and (listen.host in _EVERYWHERE or listen.port == 0):
+        accepted = TOP["advertise"].accepted
+        message = f"listening on {listen}, a node must be told how its neighbours reach it"
+        problems.append(Problem(where, "advertise", message, accepted))
 
 
 def _credentials(item: ItemLayer, prefix: str) -> list[Problem]:

@@ -48,6 +48,17 @@ class Secret:
         return hash(self._value)
 
 
+class SecretUrl(Secret):
+    """A URL that may hold a password; it shows itself without it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        scheme, _, rest = self._value.partition("://")
+        login, at, place = rest.rpartition("@")
+        return f"{scheme}://{'***@' if at and login else ''}{place.partition('?')[0]}"
+
+
 LISTEN = Address("127.0.0.1", 5000)
 ADMIN = Address("127.0.0.1", 5001)
 
@@ -122,6 +133,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     `drain_timeout` is in seconds, `quota` in bytes, None for four fifths of the volume. `offline`: no upstream is ever
     asked. `client_concurrency`: requests of one client address in progress at once. `catalog`: `_catalog` is answered.
+
+    With `redis` the mirror is a node of a fleet: `advertise` is how its neighbours reach it, `neighbours` are where it
+    may reach them (see `fleet_address`). `store` is the bucket that a fleet shares; clients are sent there themselves
+    with `store_redirect`; what nobody wants is kept for `store_grace` seconds more.
     """
 
     data: Path
@@ -138,6 +153,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     catalog: bool = False
     admin_token: Secret | None = None
     admin_token_file: Path | None = None
+    redis: SecretUrl | None = None
+    advertise: str | None = None
+    neighbours: tuple[str, ...] = ()
+    fleet_secret: Secret | None = None
+    fleet_secret_file: Path | None = None
+    store: str | None = None
+    store_redirect: bool = False
+    store_grace: float = 24 * 3600.0
     log: LogConfig = LogConfig()
     tls: TlsConfig | None = None
     access: AccessConfig = AccessConfig()
@@ -147,6 +170,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def default_upstream(self) -> str:
         """The name of the upstream that is meant where a reference names none."""
         return self.upstreams[0].name
+
+    @property
+    def fleet_address(self) -> str:
+        """How neighbours reach this node: what is advertised, else the address that it listens on."""
+        return self.advertise or f"{'https' if self.tls else 'http'}://{self.listen}"
 
     @property
     def hosts(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from entrepot.config.model import Address, Secret
+from entrepot.config.model import Address, Secret, SecretUrl
 from proxy.oci.globs import Glob
 
 T = TypeVar("T")
@@ -34,6 +34,9 @@ _HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?"
 _HOST = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
 _UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9_.]+)?")
+_REDIS = tuple(f"redis{s}{kind}" for kind in ("", "+sentinel", "+cluster") for s in ("", "s"))
+_STORE = re.compile(r"(?:s3|gs|az)://[a-zA-Z0-9][a-zA-Z0-9._-]{1,62}(?:/[a-zA-Z0-9._~-]+)*")
+_HOST_GLOB = re.compile(r"(?:\*|[a-z0-9*](?:[a-z0-9*-]{0,62}))(?:\.[a-z0-9*-]{1,63})*")
 _REGION = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 
@@ -140,6 +143,32 @@ def secret(value: object) -> Secret:
     if not isinstance(value, str) or len(value.strip()) < 16:
         raise ValueError("it is shorter than 16 characters")
     return Secret(value.strip())
+
+
+def redis_url(value: object) -> SecretUrl:
+    """Return where Redis is; the modules that connect read the rest of it."""
+    written = text(value).strip()
+    scheme, separator, rest = written.partition("://")
+    if not separator or scheme not in _REDIS or not rest.rpartition("@")[2].partition("/")[0].partition("?")[0]:
+        raise ValueError(f"it is not a URL with a host that begins with {', '.join(f'{one}://' for one in _REDIS)}")
+    return SecretUrl(written)
+
+
+def store_url(value: object) -> str:
+    """Return a bucket and the prefix in it, without a trailing slash."""
+    written = text(value).strip().rstrip("/")
+    match = _STORE.fullmatch(written)
+    if match is None:
+        raise ValueError(f"{written!r} is not a bucket's URL")
+    return written
+
+
+def neighbour(value: object) -> str:
+    """Return a network (`10.0.0.0/8`, one address too) or a glob of host names (`*.mirror.example`)."""
+    written = text(value).strip().lower()
+    if _HOST_GLOB.fullmatch(written) and not written.replace(".", "").isdecimal():
+        return written
+    return str(network(written))
 
 
 def duration_or_forever(value: object) -> float | None:

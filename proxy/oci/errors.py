@@ -131,6 +131,12 @@ class Unavailable(Transient):
     """Network failure, timeout, 5xx: it cannot be served now (P30)."""
 
 
+class GatewayTimeout(Transient):
+    """A node or a region asks, and another one would have to be asked for the answer: they must not wait in turn."""
+
+    status = 504
+
+
 class BadContent(Transient):
     """A source gave bytes, a size or a type that cannot be right: never stored, never served complete (P23, P38)."""
 

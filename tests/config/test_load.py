@@ -156,8 +156,6 @@ def test_a_misspelt_key_gets_the_nearest_one_and_the_list(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "toml",
     [
-        'redis = "redis://x"',
-        'store = "s3://b"',
         '[[peer]]\nname = "x"',
         '[[grant]]\nname = "x"',
     ],
@@ -168,7 +166,7 @@ def test_a_key_of_a_later_version_is_refused_and_not_ignored(tmp_path: Path, tom
     assert "line" in problem.where
 
 
-@pytest.mark.parametrize("variable", ["ENTREPOT_REDIS", "ENTREPOT_FLEET_SECRET", "ENTREPOT_PEER__TOKEN"])
+@pytest.mark.parametrize("variable", ["ENTREPOT_FROM", "ENTREPOT_PEER__TOKEN"])
 def test_a_variable_of_a_later_version_is_refused_without_its_value(tmp_path: Path, variable: str) -> None:
     (problem,) = problems(tmp_path, "", {variable: "hunter2"})
     assert "not supported by this version" in problem.message
@@ -353,3 +351,42 @@ def test_a_secret_in_the_configuration_does_not_show_itself(tmp_path: Path) -> N
 def test_values_of_limits_and_access_are_checked(tmp_path: Path, toml: str, key: str, message: str) -> None:
     (problem,) = problems(tmp_path, toml)
     assert (problem.key, message in problem.message) == (key, True), problem
+
+
+SECRET = "a secret of the fleet"
+
+
+def test_a_node_of_a_fleet_is_reached_where_it_listens_unless_it_is_told_otherwise(tmp_path: Path) -> None:
+    toml = f'redis = "redis://:hunter2@r.example/0"\nfleet_secret = "{SECRET}"\nlisten = "10.0.0.5:5000"\n'
+    config = of(tmp_path, toml)
+    assert config.fleet_address == "http://10.0.0.5:5000"
+    assert of(tmp_path, toml + 'advertise = "https://one.example"').fleet_address == "https://one.example"
+    assert str(config.redis) == "redis://***@r.example/0"
+    assert SECRET not in repr(config)
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ('redis = "redis://r"', "fleet_secret"),
+        (f'redis = "redis://r"\nfleet_secret = "{SECRET}"\nlisten = "0.0.0.0:5000"', "advertise"),
+        (f'redis = "redis://r"\nfleet_secret = "{SECRET}"\nfleet_secret_file = "x"', "fleet_secret_file"),
+        ('redis = "http://r"', "redis"),
+        ('redis = "redis://"', "redis"),
+        ('store = "s3:/b"', "store"),
+        ('store = "file:///tmp"', "store"),
+        ('neighbours = ["10.0.0.1/8"]', "neighbours"),
+        ('neighbours = ["http://x"]', "neighbours"),
+        ('fleet_secret = "short"', "fleet_secret"),
+    ],
+)
+def test_what_a_fleet_needs_is_asked_for_before_anything_starts(tmp_path: Path, toml: str, key: str) -> None:
+    (problem,) = problems(tmp_path, toml)
+    assert problem.key == key
+    assert SECRET not in str(problem)
+
+
+def test_neighbours_are_networks_and_globs_of_names(tmp_path: Path) -> None:
+    config = of(tmp_path, 'neighbours = ["10.0.0.0/8", "10.1.1.1", "::1", "*.Mirror.example", "node-*"]')
+    assert config.neighbours == ("10.0.0.0/8", "10.1.1.1/32", "::1/128", "*.mirror.example", "node-*")

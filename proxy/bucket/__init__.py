@@ -1,0 +1,1 @@
+"""Object storage: the tier of blobs that nodes share, behind their disks."""

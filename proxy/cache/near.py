@@ -1,0 +1,147 @@
+"""What the cache asks of those who are near, before any upstream: the nodes of its fleet, and the bucket they share.
+
+Protocols and plain values, no I/O. `proxy.fleet` and `proxy.bucket` give the real ones. Redis may be slow or gone:
+nothing here raises because of it, and nothing waits for it longer than a moment.
+
+A near source gives content by its digest to whoever runs this node, and proves nothing about repositories: what it
+knows of that it says (`proven`, `anonymous`), and the cache judges (P43).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from proxy.oci.descriptor import Descriptor, Manifest
+from proxy.oci.digest import Digest
+from proxy.oci.errors import NotFound, RegistryError
+from proxy.oci.names import Reference, Repository, Tag
+from proxy.oci.ranges import ByteRange
+from proxy.source import BlobStream
+
+Kind = Literal["manifest", "blob"]
+
+
+class NearStream(BlobStream, Protocol):
+    """An open blob; `anonymous`: it was once fetched anonymously."""
+
+    @property
+    def proven(self) -> bool:
+        """Whoever gives it knows that the repository that was asked for contains it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NearManifest(Manifest):
+    """A manifest; `anonymous`: it was once fetched anonymously. `proven` as of a NearStream.
+
+    servable: whoever gives it has its blobs too.
+    """
+
+    proven: bool = False
+    servable: bool = False
+
+
+class NearSource(Protocol):
+    """A node, or a bucket."""
+
+    @property
+    def name(self) -> str:
+        """A short stable name for logs, metrics and blame."""
+        ...
+
+    @property
+    def is_node(self) -> bool:
+        """It is another node, which may in turn wait for somebody: nobody who waits for us may be sent there."""
+        ...
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
+        """Raises BlobUnknown, RangeNotSatisfiable, Transient (GatewayTimeout: it would have to ask a node itself)."""
+        ...
+
+    async def manifest(self, repository: Repository, digest: Digest) -> NearManifest:
+        """Return the verified manifest. Raises ManifestUnknown, Transient."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagSaid:
+    """What a node was told about a tag `age` seconds ago: what it is, or, where that is None, that there is none."""
+
+    found: Descriptor | None
+    message: str
+    age: float
+
+
+class Flight(Protocol):
+    """The place of one download in the fleet, while its context lasts: who leads it, and who has it already."""
+
+    @property
+    def lost(self) -> bool:
+        """We led, and another node does now: `next` says whom to follow."""
+        ...
+
+    async def next(self) -> NearSource | None:
+        """Return who is to be asked now: the node that leads, else (as we lead) who has it; None: nobody is near.
+
+        Raises GatewayTimeout where this download may wait for no node, and one leads.
+        """
+        ...
+
+    def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
+        """Note that `source` failed after `received` bytes; `next` then looks after what became of it."""
+        ...
+
+    def stored(self) -> None:
+        """Tell the fleet, as the flight ends, that this node has it."""
+        ...
+
+
+class TagFlight(Protocol):
+    """The place of one question about a tag in the fleet."""
+
+    @property
+    def said(self) -> TagSaid | None:
+        """What another node heard a moment ago, so that the upstream need not be asked."""
+        ...
+
+    def heard(self, found: Descriptor | NotFound, seconds: float) -> None:
+        """Tell the fleet, as the flight ends, what the upstream said; that is good for so many seconds."""
+        ...
+
+
+class Fleet(Protocol):
+    """The fleet as the cache sees it. With no Redis and no bucket: `Alone`."""
+
+    def flight(
+        self, digest: Digest, repository: Repository, *, for_node: bool = False
+    ) -> AbstractAsyncContextManager[Flight]:
+        """Enter the download of a digest; one at a time in this node. `for_node`: a node waits for it (see `next`)."""
+        ...
+
+    def tag_flight(
+        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
+    ) -> AbstractAsyncContextManager[TagFlight]:
+        """Enter the question where a tag points. Returns when another node's question has ended, or it is ours to ask.
+
+        What others were told more than `max_age` seconds ago is not given.
+        """
+        ...
+
+    async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> NotFound | None:
+        """Return the 404 that another node heard of it lately."""
+        ...
+
+    def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
+        """Tell the fleet of a 404, for so many seconds. Never of a 401 or 403."""
+        ...
+
+    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether somebody near has the manifest and its blobs: it may be served though no upstream answers."""
+        ...
+
+    def holds(self, digests: Sequence[Digest]) -> None:
+        """Tell the fleet that this node has these."""
+        ...
