@@ -21,12 +21,18 @@ class Mirror:
     """`entrepot serve` with its data under `folder`, on ports that it keeps when it is started again.
 
     `upstreams` become `--upstream NAME=URL`, the first is the default; `config` is the text of a
-    configuration file; `flags` are added as they are. Used as a context manager it is started at
-    entry and ended at exit.
+    configuration file; `flags` are added as they are, `env` to its environment. Used as a context
+    manager it is started at entry and ended at exit.
     """
 
     def __init__(
-        self, folder: Path, upstreams: Mapping[str, str], *, config: str = "", flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        upstreams: Mapping[str, str],
+        *,
+        config: str = "",
+        flags: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -34,6 +40,12 @@ class Mirror:
         self.upstreams = dict(upstreams)
         self.config = config
         self.flags = tuple(flags)
+        self.env = {
+            "PYTHONPATH": str(_ROOT),
+            "HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder / "xdg"),
+            **(env or {}),
+        }
         self.url = f"http://127.0.0.1:{free_port()}"
         self.admin = f"http://127.0.0.1:{free_port()}"
         self._program: Program | None = None
@@ -65,11 +77,7 @@ class Mirror:
             file.write_text(self.config)
             argv += ["--config", str(file)]
         with no_environment("ENTREPOT_"):
-            self._program = Program(
-                [*argv, *self.flags],
-                self.folder / "mirror.log",
-                {"PYTHONPATH": str(_ROOT), "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder / "xdg")},
-            )
+            self._program = Program([*argv, *self.flags], self.folder / "mirror.log", self.env)
         deadline = time.monotonic() + timeout
         while self.program.running and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
