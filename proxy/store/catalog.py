@@ -240,7 +240,8 @@ class Catalog(Reading):
 
     async def unpin(self, repository: Repository, reference: Reference) -> bool:
         """End a pin; False when there was none."""
-        return await self._writer.write(lambda transaction: keeping.unpin(transaction, repository, reference))
+        now = time.time()
+        return await self._writer.write(lambda transaction: keeping.unpin(transaction, repository, reference, now))
 
     async def remove(self, repository: Repository, reference: Reference) -> keeping.Removal:
         """Remove a tag, or a digest with its tags and what belonged to it alone, unless it is pinned."""

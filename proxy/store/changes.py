@@ -70,11 +70,17 @@ def deny_tag(transaction: Transaction, repository: Repository, tag: Tag, now: fl
 
 
 def prove(transaction: Transaction, repository: Repository, digest: Digest, proof: Proof, now: float) -> None:
-    """Record a membership; the first proof stays."""
-    transaction.connection.execute(
-        "INSERT INTO membership (repository, digest, proof, proved_at, seq) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
-        (transaction.repository(repository), digest, proof, now, transaction.stamp()),
+    """Record a membership; the first proof stays. What was removed is proven anew."""
+    row, connection = transaction.repository(repository), transaction.connection
+    known = connection.execute("SELECT removed FROM membership WHERE repository = ? AND digest = ?", (row, digest))
+    found = known.fetchone()
+    if found is not None and not found[0]:
+        return
+    connection.execute(
+        "INSERT INTO membership (repository, digest, proof, proved_at, version, seq) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET proof = excluded.proof, proved_at = excluded.proved_at, "
+        "version = excluded.version, removed = 0, seq = excluded.seq",
+        (row, digest, proof, now, transaction.version(now), transaction.stamp()),
     )
 
 

@@ -35,9 +35,9 @@ ROOT = """
 STATE = "SELECT size, holders FROM blob WHERE digest = ? AND present"
 NAMED = "SELECT child FROM edge WHERE parent = :digest UNION ALL SELECT digest FROM referrer WHERE subject = :digest"
 KEPT = """
-    SELECT EXISTS (SELECT 1 FROM pin WHERE reference = :digest)
+    SELECT EXISTS (SELECT 1 FROM pin WHERE reference = :digest AND NOT removed)
         OR EXISTS (SELECT 1 FROM tag CROSS JOIN pin ON pin.repository = tag.repository AND pin.reference = tag.name
-            WHERE tag.digest = :digest)
+            WHERE tag.digest = :digest AND NOT pin.removed)
         OR EXISTS (SELECT 1 FROM intent WHERE digest = :digest)
 """
 MANIFESTS_BELOW = """
@@ -58,7 +58,7 @@ TAGGED = """
 """
 MEMBER = """
     SELECT upstream || '/' || path FROM membership CROSS JOIN repository ON repository.id = membership.repository
-    WHERE membership.digest = ? LIMIT 1
+    WHERE membership.digest = ? AND NOT membership.removed LIMIT 1
 """
 STATEMENTS = (ROOT, STATE, NAMED, KEPT, AHEAD, TAGGED, MEMBER)
 

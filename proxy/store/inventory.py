@@ -31,20 +31,22 @@ REPOSITORIES = """
 """
 TAGGED = f"""
     SELECT tag.name, tag.digest, tag.media_type, {_STATE}, blob.last_use, tag.observed_at,
-        EXISTS (SELECT 1 FROM pin WHERE pin.repository = tag.repository AND pin.reference IN (tag.name, tag.digest))
+        EXISTS (SELECT 1 FROM pin
+            WHERE pin.repository = tag.repository AND pin.reference IN (tag.name, tag.digest) AND NOT pin.removed)
     FROM tag LEFT JOIN blob ON blob.digest = tag.digest
     WHERE tag.repository = ? AND tag.name > ? AND tag.digest IS NOT NULL ORDER BY tag.name LIMIT ?
 """
 UNTAGGED = f"""
     SELECT membership.digest, blob.media_type, {_STATE}, blob.last_use, membership.proved_at,
         EXISTS (SELECT 1 FROM pin
-            WHERE pin.repository = membership.repository AND pin.reference = membership.digest)
+            WHERE pin.repository = membership.repository AND pin.reference = membership.digest AND NOT pin.removed)
     FROM membership CROSS JOIN blob ON blob.digest = membership.digest
-    WHERE membership.repository = ? AND membership.digest > ? AND blob.media_type IS NOT NULL
+    WHERE membership.repository = ? AND membership.digest > ? AND NOT membership.removed
+        AND blob.media_type IS NOT NULL
         AND NOT EXISTS (SELECT 1 FROM tag
             WHERE tag.digest = membership.digest AND tag.repository = membership.repository)
         AND NOT EXISTS (SELECT 1 FROM edge CROSS JOIN membership AS namer
-            ON namer.repository = membership.repository AND namer.digest = edge.parent
+            ON namer.repository = membership.repository AND namer.digest = edge.parent AND NOT namer.removed
             WHERE edge.child = membership.digest)
     ORDER BY membership.digest LIMIT ?
 """
@@ -67,7 +69,7 @@ BRANCHES = f"""
 PROOFS = """
     SELECT upstream, path, proof, proved_at FROM membership CROSS JOIN repository
         ON repository.id = membership.repository
-    WHERE membership.digest = ? LIMIT ?
+    WHERE membership.digest = ? AND NOT membership.removed LIMIT ?
 """
 TAGS_AT = """
     SELECT upstream, path, name FROM tag CROSS JOIN repository ON repository.id = tag.repository
@@ -78,7 +80,8 @@ ROOTS = """
     WITH RECURSIVE above (digest) AS (
         SELECT :digest UNION SELECT edge.parent FROM above CROSS JOIN edge ON edge.child = above.digest)
     SELECT upstream, path, name,
-        EXISTS (SELECT 1 FROM pin WHERE pin.repository = tag.repository AND pin.reference IN (tag.name, tag.digest))
+        EXISTS (SELECT 1 FROM pin
+            WHERE pin.repository = tag.repository AND pin.reference IN (tag.name, tag.digest) AND NOT pin.removed)
     FROM above CROSS JOIN tag ON tag.digest = above.digest CROSS JOIN repository ON repository.id = tag.repository
     LIMIT :limit
 """
@@ -97,7 +100,7 @@ TAG = """
 """
 PINNED = """
     SELECT created FROM pin
-    WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND reference = ?
+    WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND reference = ? AND NOT removed
 """
 STATEMENTS = (
     REPOSITORIES,

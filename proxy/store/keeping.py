@@ -13,27 +13,31 @@ from proxy.oci.names import Reference, Repository, Tag
 from proxy.store.writer import Transaction
 
 _ROW = "(SELECT id FROM repository WHERE upstream = ? AND path = ?)"
-PIN = "SELECT reference FROM pin WHERE repository = ? AND reference = ?"
+PIN = "SELECT reference FROM pin WHERE repository = ? AND reference = ? AND NOT removed"
 PINS_OF_DIGEST = """
     WITH RECURSIVE above (digest) AS (
         SELECT :digest UNION SELECT edge.parent FROM above CROSS JOIN edge ON edge.child = above.digest
-            CROSS JOIN membership ON membership.repository = :row AND membership.digest = edge.parent)
+            CROSS JOIN membership ON membership.repository = :row AND membership.digest = edge.parent
+            AND NOT membership.removed)
     SELECT pin.reference FROM above CROSS JOIN pin ON pin.repository = :row AND pin.reference = above.digest
+        AND NOT pin.removed
     UNION ALL
     SELECT pin.reference FROM above CROSS JOIN tag ON tag.digest = above.digest AND tag.repository = :row
-        CROSS JOIN pin ON pin.repository = :row AND pin.reference = tag.name
+        CROSS JOIN pin ON pin.repository = :row AND pin.reference = tag.name AND NOT pin.removed
 """
 TAGS_OF_DIGEST = "SELECT name FROM tag WHERE digest = :digest AND repository = :row"
 UNNEEDED = """
     SELECT child FROM edge CROSS JOIN membership ON membership.repository = :row AND membership.digest = edge.child
-    WHERE edge.parent = :digest
+    WHERE edge.parent = :digest AND NOT membership.removed
         AND NOT EXISTS (SELECT 1 FROM tag WHERE tag.digest = edge.child AND tag.repository = :row)
-        AND NOT EXISTS (SELECT 1 FROM pin WHERE pin.repository = :row AND pin.reference = edge.child)
+        AND NOT EXISTS (SELECT 1 FROM pin WHERE pin.repository = :row AND pin.reference = edge.child
+            AND NOT pin.removed)
         AND NOT EXISTS (SELECT 1 FROM edge AS other CROSS JOIN membership AS namer
-            ON namer.repository = :row AND namer.digest = other.parent WHERE other.child = edge.child)
+            ON namer.repository = :row AND namer.digest = other.parent AND NOT namer.removed
+            WHERE other.child = edge.child)
 """
 CHILDREN = "SELECT child FROM edge WHERE parent = ?"
-OWNER = "SELECT 1 FROM membership WHERE digest = ? LIMIT 1"
+OWNER = "SELECT 1 FROM membership WHERE digest = ? AND NOT removed LIMIT 1"
 STATEMENTS = (PIN, PINS_OF_DIGEST, TAGS_OF_DIGEST, UNNEEDED, CHILDREN, OWNER)
 
 
@@ -53,16 +57,18 @@ class Removal:
 def pin(transaction: Transaction, repository: Repository, reference: Reference, now: float) -> bool:
     """Keep what `reference` is, also when a tag moves; True when it was not pinned before."""
     cursor = transaction.connection.execute(
-        "INSERT INTO pin (repository, reference, created, seq) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (transaction.repository(repository), reference, now, transaction.stamp()),
+        "INSERT INTO pin (repository, reference, created, version, seq) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+        "SET created = excluded.created, version = excluded.version, removed = 0, seq = excluded.seq WHERE removed",
+        (transaction.repository(repository), reference, now, transaction.version(now), transaction.stamp()),
     )
     return cursor.rowcount > 0
 
 
-def unpin(transaction: Transaction, repository: Repository, reference: Reference) -> bool:
-    """Let eviction have it again; False when it was not pinned."""
+def unpin(transaction: Transaction, repository: Repository, reference: Reference, now: float) -> bool:
+    """Let eviction have it again (a tombstone takes its place); False when it was not pinned."""
     cursor = transaction.connection.execute(
-        f"DELETE FROM pin WHERE repository = {_ROW} AND reference = ?", (*repository, reference)
+        f"UPDATE pin SET removed = 1, version = ?, seq = ? WHERE repository = {_ROW} AND reference = ? AND NOT removed",
+        (transaction.version(now), transaction.stamp(), *repository, reference),
     )
     return cursor.rowcount > 0
 
@@ -95,7 +101,7 @@ def remove(
     if pins:
         return Removal(pins)
     tags = _bury(transaction, row, [name for (name,) in connection.execute(TAGS_OF_DIGEST, about)], now)
-    gone, named = _disown(transaction, row, reference)
+    gone, named = _disown(transaction, row, reference, now)
     unowned = [digest for digest in gone if connection.execute(OWNER, (digest,)).fetchone() is None]
     removal = Removal(tags=tags, digests=tuple(gone), unowned=tuple(unowned))
     transaction.on_commit(lambda: forget(removal, named))
@@ -117,15 +123,19 @@ def _bury(transaction: Transaction, row: int, names: list[str], now: float) -> t
     return tuple(buried)
 
 
-def _disown(transaction: Transaction, row: int, top: Digest) -> tuple[list[str], list[str]]:
-    """Drop the memberships of `top` and, below it, of what no other member names; return them, and all they named."""
+def _disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple[list[str], list[str]]:
+    """Bury the memberships of `top` and, below it, of what no other member names; return them, and all they named."""
     connection = transaction.connection
     gone: list[str] = []
     named: list[str] = []
     waiting = [str(top)]
     while waiting:
         digest = waiting.pop()
-        cursor = connection.execute("DELETE FROM membership WHERE repository = ? AND digest = ?", (row, digest))
+        cursor = connection.execute(
+            "UPDATE membership SET removed = 1, version = ?, seq = ? "
+            "WHERE repository = ? AND digest = ? AND NOT removed",
+            (transaction.version(now), transaction.stamp(), row, digest),
+        )
         if not cursor.rowcount and digest != top:
             continue
         if cursor.rowcount:

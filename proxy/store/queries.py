@@ -18,16 +18,17 @@ REFERRERS = f"""
     SELECT referrer.digest, media_type, size, artifact_type
     FROM referrer JOIN blob ON blob.digest = referrer.digest AND present
     CROSS JOIN membership ON membership.repository = {_REPOSITORY} AND membership.digest = referrer.digest
+        AND NOT membership.removed
     WHERE subject = ? ORDER BY referrer.digest LIMIT ?
 """
 REPOSITORIES = """
     SELECT upstream || '/' || path AS name FROM repository
-    WHERE name > ? AND EXISTS (SELECT 1 FROM membership WHERE repository = id) ORDER BY name LIMIT ?
+    WHERE name > ? AND EXISTS (SELECT 1 FROM membership WHERE repository = id AND NOT removed) ORDER BY name LIMIT ?
 """
-MEMBERSHIP = f"SELECT 1 FROM membership WHERE repository = {_REPOSITORY} AND digest = ?"
+MEMBERSHIP = f"SELECT 1 FROM membership WHERE repository = {_REPOSITORY} AND digest = ? AND NOT removed"
 NAMED_IN = f"""
     SELECT 1 FROM edge CROSS JOIN membership ON membership.repository = {_REPOSITORY}
-        AND membership.digest = edge.parent
+        AND membership.digest = edge.parent AND NOT membership.removed
     WHERE edge.child = ? LIMIT 1
 """
 BLOB = """

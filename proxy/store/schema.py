@@ -8,14 +8,16 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
                 as it refers to them, are its subject: what nobody holds is a root that may be evicted
     edge        a manifest names a child; once per pair, required if any mention is
     referrer    a manifest has a subject
-    membership  a repository is proven to contain a digest (P43)
+    membership  a repository is proven to contain a digest (P43); `removed`: a tombstone, which proves nothing
     tag         a digest of NULL is a tombstone; `denied_at`, when this node's upstream last said that there is none,
                 and `pending`, the digest that this node saw there at `pending_at` and does not serve yet, are nobody
                 else's business: they change no digest and are not stamped
-    pin         kept from eviction
+    pin         kept from eviction; `removed`: a tombstone, which keeps nothing
     intent      an attempt at a blob; written before its spool exists; `reserved` bytes of the quota are kept for it
     trash       a digest that was evicted and whose file may still be in its place after a power loss
     counter     totals kept by triggers, so that nobody counts rows
+    cursor      up to which `seq` of another catalog, named by its epoch, all records were taken over (see `feed`)
+    upload      a digest that the bucket is still to be given; `held`: nobody may take it away before that
     meta        epoch, seq, clock
 
 What is written below as tables is version 1; each later version is a step from the one before. A new catalog takes
@@ -30,7 +32,7 @@ from pathlib import Path
 
 from proxy.store.errors import CatalogTooNew
 
-VERSION = 3
+VERSION = 4
 
 _TABLES = """
 CREATE TABLE repository (
@@ -194,12 +196,24 @@ _EVICTION = (
     """,
 )
 
+_FLEET = (
+    "ALTER TABLE membership ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE membership ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE pin ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE pin ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE cursor (epoch TEXT PRIMARY KEY, node TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL)",
+    "CREATE TABLE upload (digest TEXT PRIMARY KEY, since REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, "
+    "next_at REAL NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
+    "CREATE INDEX upload_next ON upload (next_at)",
+)
+
 _STEPS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE tag ADD COLUMN pending TEXT",
         "ALTER TABLE tag ADD COLUMN pending_at REAL",
     ),
     3: _EVICTION,
+    4: _FLEET,
 }
 """The statements that make each version out of the one before it."""
 

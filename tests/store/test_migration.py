@@ -69,6 +69,34 @@ async def test_a_catalog_of_version_1_keeps_what_it_knows_and_learns_the_rest(tm
     assert described(old) == described(new)
 
 
+def make_third(path: Path) -> None:
+    """Write a catalog as version 3 did, with a membership and a pin in it."""
+    make_first(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    for number in (2, 3):
+        for statement in schema._STEPS[number]:
+            connection.execute(statement)
+    connection.execute("PRAGMA user_version = 3")
+    connection.execute("INSERT INTO membership VALUES (1, ?, 'fetched', 1000, 2)", (ONE.digest,))
+    connection.execute("INSERT INTO pin VALUES (1, ?, 1000, 3)", (LATEST,))
+    connection.close()
+
+
+async def test_a_catalog_of_version_3_keeps_its_memberships_and_pins_as_older_than_any_removal(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    make_third(path)
+    catalog = await Catalog.open(path, Disk())
+    try:
+        assert await catalog.has_membership(ALPINE, ONE.digest)
+        assert await catalog.read(lambda read: read.execute("SELECT version, removed FROM pin").fetchall()) == [(0, 0)]
+        assert await catalog.unpin(ALPINE, LATEST)
+        assert (await catalog.remove(ALPINE, ONE.digest)).digests == (ONE.digest,)
+        assert not await catalog.has_membership(ALPINE, ONE.digest)
+    finally:
+        await catalog.aclose()
+    assert version(path) == schema.VERSION
+
+
 def test_a_step_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "catalog.sqlite"
     make_first(path)
