@@ -100,6 +100,26 @@ UPSTREAM_CREDENTIAL_REFUSED = Metric(
     ("upstream",),
 )
 
+NEIGHBOUR_REQUESTS = Metric(
+    "entrepot_neighbour_requests_total",
+    "counter",
+    "Requests to other nodes of the fleet: ok, missing, refused, failed or abandoned.",
+    ("kind", "outcome"),
+)
+NEIGHBOUR_DURATION_SECONDS = Metric(
+    "entrepot_neighbour_request_duration_seconds",
+    "histogram",
+    "From a request to another node to the headers of its answer.",
+    ("kind",),
+    UPSTREAM_SECONDS,
+)
+NEIGHBOUR_ANSWERS = Metric(
+    "entrepot_neighbour_answers_total", "counter", "Answered requests of other nodes of the fleet.", ("kind", "status")
+)
+NEIGHBOUR_SENT_BYTES = Metric(
+    "entrepot_neighbour_sent_bytes_total", "counter", "Bytes of bodies sent to other nodes of the fleet.", ("kind",)
+)
+
 FILLS_RUNNING = Metric(
     "entrepot_fills_running", "gauge", "Downloads into the store that run now.", ("upstream",), together="sum"
 )
@@ -205,6 +225,10 @@ METRICS: tuple[Metric, ...] = (
     UPSTREAM_QUOTA_WINDOW_SECONDS,
     UPSTREAM_FAILING,
     UPSTREAM_CREDENTIAL_REFUSED,
+    NEIGHBOUR_REQUESTS,
+    NEIGHBOUR_DURATION_SECONDS,
+    NEIGHBOUR_ANSWERS,
+    NEIGHBOUR_SENT_BYTES,
     FILLS_RUNNING,
     FILLS_STARTED,
     FILLS_JOINED,

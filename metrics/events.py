@@ -75,6 +75,28 @@ class UpstreamHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourRequest:
+    """One request to another node of the fleet.
+
+    kind: blob | manifest | tag | ping | sync | other. outcome: ok | missing | refused | failed (no answer of a node of
+    this fleet) | abandoned. seconds: until the headers of the answer.
+    """
+
+    kind: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourAnswered:
+    """One request of another node that was answered. kind: as of NeighbourRequest. sent: bytes of the body."""
+
+    kind: str
+    status: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
 class FillStarted:
     """A download into the store began. Exactly one FillFinished follows, whatever happens.
 
@@ -104,13 +126,16 @@ class FillResumed:
 class FillFinished:
     """outcome: committed | corrupt | failed | abandoned.
 
-    received: bytes that came from sources in this attempt, recovered ones not counted.
+    received: bytes that came from sources in this attempt, recovered ones not counted; from_nodes, from_bucket: those
+    of them that came from other nodes of the fleet, and from its bucket.
     """
 
     upstream: str
     outcome: str
     received: int
     seconds: float
+    from_nodes: int = 0
+    from_bucket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +189,8 @@ Event = (
     | UpstreamRetry
     | UpstreamQuota
     | UpstreamHealth
+    | NeighbourRequest
+    | NeighbourAnswered
     | FillStarted
     | FillJoined
     | FillResumed

@@ -26,6 +26,8 @@ from metrics.events import (
     FillJoined,
     FillResumed,
     FillStarted,
+    NeighbourAnswered,
+    NeighbourRequest,
     RequestFinished,
     SpaceMeasured,
     TagRevalidated,
@@ -86,6 +88,8 @@ class Metrics:
                 UpstreamRetry: self._upstream_retry,
                 UpstreamQuota: self._upstream_quota,
                 UpstreamHealth: self._upstream_health,
+                NeighbourRequest: self._neighbour_request,
+                NeighbourAnswered: self._neighbour_answered,
                 FillStarted: self._fill_started,
                 FillJoined: self._fill_joined,
                 FillResumed: self._fill_resumed,
@@ -213,6 +217,14 @@ class Metrics:
         self._families.value(declared.UPSTREAM_FAILING, event.upstream).number = float(event.failing)
         refused = float(event.credential_refused)
         self._families.value(declared.UPSTREAM_CREDENTIAL_REFUSED, event.upstream).number = refused
+
+    def _neighbour_request(self, event: NeighbourRequest) -> None:
+        self._families.value(declared.NEIGHBOUR_REQUESTS, event.kind, event.outcome).number += 1
+        self._families.distribution(declared.NEIGHBOUR_DURATION_SECONDS, event.kind).observe(event.seconds)
+
+    def _neighbour_answered(self, event: NeighbourAnswered) -> None:
+        self._families.value(declared.NEIGHBOUR_ANSWERS, event.kind, str(event.status)).number += 1
+        self._families.value(declared.NEIGHBOUR_SENT_BYTES, event.kind).number += event.sent
 
     def _fill_started(self, event: FillStarted) -> None:
         self._families.value(declared.FILLS_STARTED, event.upstream).number += 1

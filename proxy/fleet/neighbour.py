@@ -1,0 +1,173 @@
+"""One neighbour as a source of content, and how long it is waited for while nothing comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.cache.near import NearManifest, TagSaid
+from proxy.fleet.protocol import blob_target, decode_tag, manifest_target, node_name, tag_target
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.errors import (
+    BadContent,
+    BlobUnknown,
+    ManifestUnknown,
+    NotFound,
+    Transient,
+    Unavailable,
+)
+from proxy.oci.manifests import MAX_MANIFEST
+from proxy.oci.names import Repository, Tag
+from proxy.oci.ranges import ByteRange
+from proxy.upstream.answers import Asked, content_length, content_range
+from proxy.upstream.spans import Placement, place_part, place_whole
+from proxy.upstream.stream import ResponseStream
+
+if TYPE_CHECKING:
+    from proxy.fleet.neighbours import Answer, Neighbours
+
+STALL_SECONDS = 2.0
+LONGEST_SILENCE = 60.0
+HAS_SECONDS = 2.0
+TAG_BYTES = 64 << 10
+_HASHED_HERE = 1 << 18
+
+Working = Callable[[], Awaitable[bool]]
+
+
+class NeighbourStream(ResponseStream):
+    """A blob from a node. While nothing comes, `working` is asked whether to go on waiting (see Neighbour)."""
+
+    def __init__(self, answer: Answer, digest: Digest, place: Placement, working: Working) -> None:
+        says = answer.says
+        super().__init__(answer.node, digest, answer.response, place, anonymous=says.public, stall=STALL_SECONDS)
+        self.proven = says.proven
+        self._working = working
+
+    async def _read(self) -> bytes:
+        silent = 0.0
+        while not self._closed:
+            try:
+                async with asyncio.timeout(self._stall):
+                    return await self._response.content.readany()
+            except TimeoutError:
+                silent += self._stall
+                if silent < LONGEST_SILENCE and await self._working():
+                    continue
+                reason = f"gives nothing for {silent:g} s"
+            except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+                reason = f"breaks off ({type(error).__name__})"
+            await self.aclose()
+            raise Unavailable(f"node {self._host} {reason} at byte {self._position} of blob {self.digest}")
+        raise Unavailable(f"blob {self.digest} from node {self._host} was closed at byte {self._position}")
+
+
+class Neighbour:
+    """A NearSource: the node at `url`. Make it with `Neighbours.at`.
+
+    Where it is silent for `STALL_SECONDS` it is given up, unless `still` says that it is to be waited for (None: it
+    always is), and it answers a ping.
+    """
+
+    is_node = True
+
+    def __init__(self, neighbours: Neighbours, url: str, *, held: bool, still: Working | None) -> None:
+        self.url = url
+        self.name = node_name(url)
+        self._neighbours = neighbours
+        self._held = held
+        self._still = still
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NeighbourStream:
+        """Open the blob, or `span` of it. Raises BlobUnknown, RangeNotSatisfiable, GatewayTimeout, Transient."""
+        headers = {} if span is None else {"Range": f"bytes={span}"}
+        target = blob_target(repository, digest, held=self._held)
+        try:
+            answer = await self._ask("GET", target, headers)
+        except NotFound as error:
+            raise BlobUnknown(error.message) from None
+        try:
+            place = _place(answer, Asked("blob", repository, digest), span)
+            return NeighbourStream(answer, digest, place, self._working)
+        except BaseException:
+            answer.close()
+            raise
+
+    async def manifest(self, repository: Repository, digest: Digest) -> NearManifest:
+        """Return the verified manifest. Raises ManifestUnknown, GatewayTimeout, Transient, BadContent."""
+        try:
+            answer = await self._ask("GET", manifest_target(repository, digest, held=self._held))
+            body = await answer.read(MAX_MANIFEST)
+        except NotFound as error:
+            raise ManifestUnknown(error.message) from None
+        found = await asyncio.to_thread(Digest.of, body, digest.algorithm) if len(body) > _HASHED_HERE else None
+        if (found or Digest.of(body, digest.algorithm)) != digest:
+            raise BadContent(f"node {self.name} gives bytes for manifest {digest} that do not match it")
+        says = answer.says
+        if not says.type:
+            raise BadContent(f"node {self.name} does not tell the type of manifest {digest}")
+        return NearManifest(Descriptor(says.type, digest, len(body)), body, says.public, says.proven, says.servable)
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagSaid:
+        """Return what the node was told of a tag. Raises ManifestUnknown where it was told nothing; Transient."""
+        try:
+            answer = await self._ask("GET", tag_target(repository, tag))
+            return decode_tag(await answer.read(TAG_BYTES))
+        except NotFound as error:
+            raise ManifestUnknown(error.message) from None
+
+    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether the node has the manifest and its blobs; one that cannot be asked has not."""
+        target = manifest_target(repository, digest, held=True)
+        try:
+            async with self._neighbours.request(self.url, "HEAD", target, timeout=HAS_SECONDS) as answer:
+                return answer.says.servable
+        except (NotFound, Transient):
+            return False
+
+    async def _ask(self, method: str, target: str, headers: dict[str, str] | None = None) -> Answer:
+        """Ask, and look after the node for as long as its answer does not come."""
+        asking = asyncio.create_task(self._neighbours.ask(self.url, method, target, headers or {}))
+        taken = False
+        try:
+            while not (await asyncio.wait([asking], timeout=STALL_SECONDS))[0]:
+                if not await self._working():
+                    raise Unavailable(f"node {self.name} does not answer, and is not to be waited for")
+            taken = True
+            return asking.result()
+        finally:
+            if not taken:
+                await _withdraw(asking)
+
+    async def _working(self) -> bool:
+        if self._still is not None:
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    if not await self._still():
+                        return False
+            except TimeoutError:
+                return False
+        return await self._neighbours.alive(self.url)
+
+
+def _place(answer: Answer, asked: Asked, span: ByteRange | None) -> Placement:
+    host = f"node {answer.node}"
+    length = content_length(answer.headers)
+    if answer.status == 206:
+        if span is None:
+            raise BadContent(f"{host} answers {asked} with a part of it that nobody asked for")
+        return place_part(host, asked, span, content_range(answer.headers), length)
+    return place_whole(host, asked, span, length)
+
+
+async def _withdraw(asking: asyncio.Task[Answer]) -> None:
+    """End a question whose answer is no longer wanted."""
+    asking.cancel()
+    await asyncio.wait([asking])
+    if not asking.cancelled() and asking.exception() is None:
+        asking.result().close()
