@@ -183,8 +183,63 @@ class SpaceMeasured:
     free: int
 
 
+@dataclass(frozen=True, slots=True)
+class BucketRequest:
+    """One question to the bucket that nodes share.
+
+    operation: head | get | put | delete | list | probe. outcome: ok | missing | timeout | network | denied | error |
+    aborted | cancelled. seconds: until its answer, of a put until it was done.
+    """
+
+    operation: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BucketTransferred:
+    """Bytes went into the bucket (up) or came from it (down)."""
+
+    direction: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BucketHealth:
+    """Whether the bucket is asked, told when that has changed. reason: why it is not."""
+
+    failing: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsQueued:
+    """How many blobs the bucket is still to be given, and for how many seconds the oldest has waited."""
+
+    waiting: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
+class BucketCollected:
+    """A collection of garbage in the bucket ended. outcome: done | failed.
+
+    deleted: objects that went, `bytes` their size. unknown: objects that no catalog record speaks of; they stay.
+    """
+
+    outcome: str
+    deleted: int
+    bytes: int
+    unknown: int
+
+
 Event = (
-    RequestFinished
+    BucketCollected
+    | BucketHealth
+    | BucketRequest
+    | BucketTransferred
+    | UploadsQueued
+    | RequestFinished
     | UpstreamRequest
     | UpstreamRetry
     | UpstreamQuota

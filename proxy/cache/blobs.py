@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 from proxy.cache import plan
 from proxy.cache.fill import Admission, Fill
@@ -24,12 +25,41 @@ from proxy.store.store import Store
 ROUNDS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class NodeBlob:
+    """What another node is given: `proven`: the repository it named contains it; `public`: it came anonymously."""
+
+    stream: FileReader
+    proven: bool
+    public: bool
+
+
+def _narrowed(given: NodeBlob, span: ByteRange | None) -> NodeBlob:
+    try:
+        given.stream.narrow(span)
+    except BaseException:
+        given.stream.close()
+        raise
+    return given
+
+
 class Blobs:
-    """Opens blobs for repositories that are known to contain them (P43), filling what is missing."""
+    """Opens blobs for repositories that are known to contain them (P43), filling what is missing.
+
+    `alone`: nobody is near, so that without an upstream nothing can be filled.
+    """
 
     def __init__(
-        self, store: Store, flights: Flights, membership: Membership, negatives: Negatives, upstreams: Upstreams
+        self,
+        store: Store,
+        flights: Flights,
+        membership: Membership,
+        negatives: Negatives,
+        upstreams: Upstreams,
+        *,
+        alone: bool,
     ) -> None:
+        self._sources = upstreams.of if alone else upstreams.for_fill
         self._store = store
         self._flights = flights
         self._membership = membership
@@ -75,6 +105,37 @@ class Blobs:
                 return await self._narrow(reader, repository, span)
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
+    async def for_node(self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool) -> NodeBlob:
+        """Open the blob for another node, which judges itself who may read it; `held`: only if it is stored.
+
+        A fill is joined, or begun, that waits for no node. Raises BlobUnknown, RangeNotSatisfiable, GatewayTimeout,
+        Transient.
+        """
+        for _ in range(ROUNDS):
+            record = await self._store.catalog.blob(digest)
+            stored = await self._store.open_blob(digest) if record is not None and record.present else None
+            if record is not None and stored is not None:
+                self._store.catalog.touch(digest)
+                proven = await self._membership.known(repository, digest, record)
+                return _narrowed(NodeBlob(StoredReader(stored), proven, record.public), span)
+            if held:
+                raise BlobUnknown(f"{digest} is not stored by this node")
+            if span is not None and span.first != 0 and self._flights.suspect(digest):
+                raise Unavailable(f"bytes of {digest} were wrong a moment ago; fetch it from the start")
+            fill = self._flights.running(digest)
+            if fill is None:
+                expected = await self._store.catalog.expected_size(digest)
+                sources = self._sources(repository)
+                fill = self._flights.running(digest) or self._flights.start(
+                    digest, repository, sources, expected, for_node=True
+                )
+            if await fill.admits_node():
+                self._flights.joined(fill)
+                assert fill.current is not None
+                proven = repository in fill.supply.proven
+                return _narrowed(NodeBlob(FillReader(fill, fill.current, "joined"), proven, fill.supply.public), span)
+        raise Unavailable(f"{digest} is evicted as fast as it is filled")
+
     async def ensure(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size once it is in the store, asking anew for what was not there. Raises as `open`."""
         self._negatives.forget("blob", repository, digest)
@@ -89,7 +150,7 @@ class Blobs:
 
     async def take_up(self, repository: Repository, digest: Digest) -> None:
         """Carry to its end what an earlier fill of the digest has left, stored by another meanwhile or not."""
-        sources = self._upstreams.of(repository)
+        sources = self._sources(repository)
         expected = await self._store.catalog.expected_size(digest)
         fill = self._flights.running(digest) or self._flights.start(digest, repository, sources, expected)
         await asyncio.shield(fill.finished)
@@ -123,11 +184,12 @@ class Blobs:
         if not first:
             self._flights.joined(fill)
         assert fill.current is not None
-        return FillReader(fill, fill.current, "miss" if first else "joined")
+        outcome = "neighbour" if fill.supply.borrowed else "miss"
+        return FillReader(fill, fill.current, outcome if first else "joined")
 
     async def _fill(self, repository: Repository, digest: Digest, *, first: bool) -> tuple[Fill | None, bool]:
         """Return the running fill, or one begun now, and whether it was; None to look at the store once more."""
-        sources = self._upstreams.of(repository)
+        sources = self._sources(repository)
         expected = await self._store.catalog.expected_size(digest)
         fill = self._flights.running(digest)
         if fill is not None:
@@ -145,7 +207,7 @@ class Blobs:
             admission = await fill.admits(repository)
             if admission is Admission.UNPROVEN:
                 await self._membership.stat_blob(repository, fill.digest)
-                self._flights.join(fill, repository, self._upstreams.of(repository))
+                self._flights.join(fill, repository, self._sources(repository))
                 admission = await fill.admits(repository)
         except RegistryError as error:
             if error.status in (401, 403):

@@ -34,7 +34,7 @@ from proxy.cache.progress import Signal
 from proxy.cache.relay import Oversized
 from proxy.cache.supply import Supply
 from proxy.oci.digest import Digest
-from proxy.oci.errors import NotFound, RegistryError, Unavailable
+from proxy.oci.errors import GatewayTimeout, NotFound, RegistryError, Unavailable
 from proxy.oci.names import Repository
 from proxy.store.errors import TooLarge
 
@@ -67,7 +67,10 @@ class FillStatus:
 
 
 class Fill:
-    """See the module. `expected` is the size that a verified manifest gave, if any, in bytes."""
+    """See the module. `expected` is the size that a verified manifest gave, if any, in bytes.
+
+    `for_node`: another node has asked for it, so that it is filled from the upstream or the bucket alone.
+    """
 
     def __init__(
         self,
@@ -77,14 +80,16 @@ class Fill:
         means: Means,
         *,
         expected: int | None,
+        for_node: bool,
         on_mismatch: Callable[[Candidate | None], None],
     ) -> None:
         self.digest = digest
         self.owner = owner
+        self.for_node = for_node
         self.current: Generation | None = None
         self.readers = 0
         self.changed = Signal()
-        self.supply = Supply(digest, roster, expected, self.changed)
+        self.supply = Supply(digest, owner, roster, expected, self.changed, means.witness)
         self.finished: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self.received = 0
         self.leads = False
@@ -110,11 +115,27 @@ class Fill:
                 raise self.supply.refused[repository].again()
             if self.finished.done():
                 return Admission.OVER
-            if not self.supply.roster.knows(repository):
+            if repository != self.owner and not self.supply.roster.knows(repository):
                 return Admission.UNPROVEN
             if self.current is not None and self.current.progress.error is None:
                 return Admission.YES if repository in self.supply.proven else Admission.UNPROVEN
             await self.changed.wait()
+
+    async def admits_node(self) -> bool:
+        """Wait until another node may read along; False when the fill is over, and the store is to be looked at.
+
+        Raises GatewayTimeout where the bytes come from another node in turn, else what ended the fill.
+        """
+        while not self.finished.done():
+            if self.supply.borrowed:
+                raise GatewayTimeout(f"{self.digest} comes from another node here: ask that one, or the upstream")
+            if self.current is not None and self.current.progress.error is None:
+                return True
+            await self.changed.wait()
+        error = self.finished.exception()
+        if isinstance(error, RegistryError):
+            raise error.again()
+        return False
 
     def announce(self, generation: Generation) -> None:
         """Show readers a new generation; those of the last one keep their descriptors."""
@@ -165,6 +186,7 @@ class Fill:
                 continue  # it joined as the others' answers ended the fill: it was not asked, and looks again
             refused = candidate.error if isinstance(candidate.error, NotFound) else error
             self.supply.refused.setdefault(candidate.repository, refused)
+        self.supply.refused.setdefault(self.owner, error)
         if not self.finished.done():
             self.finished.set_exception(error)
             self.finished.exception()

@@ -21,9 +21,11 @@ from typing import Generic, TypeVar
 from metrics.events import Emit, FillJoined
 from proxy.cache.fill import Fill, FillStatus
 from proxy.cache.lead import Means
+from proxy.cache.near import Fleet
 from proxy.cache.once import Background
 from proxy.cache.plan import Candidate, Roster
 from proxy.cache.progress import Signal
+from proxy.cache.supply import Witness
 from proxy.oci.digest import Digest
 from proxy.oci.errors import RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
@@ -77,9 +79,11 @@ class Flights:
         background: Background,
         executor: Executor,
         emit: Emit,
+        fleet: Fleet,
+        witness: Witness,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._means = Means(store, executor, emit)
+        self._means = Means(store, executor, emit, fleet, witness)
         self._background = background
         self._emit = emit
         self._patience = patience
@@ -119,8 +123,18 @@ class Flights:
         """Return how the last fill for `repository` failed, if that was a moment ago."""
         return self._failed.get((repository, digest))
 
-    def start(self, digest: Digest, repository: Repository, sources: Sequence[Source], expected: int | None) -> Fill:
+    def start(
+        self,
+        digest: Digest,
+        repository: Repository,
+        sources: Sequence[Source],
+        expected: int | None,
+        *,
+        for_node: bool = False,
+    ) -> Fill:
         """Start the fill of `digest`, which is not under way. `expected` is its size in bytes, if it is known.
+
+        `for_node`: another node asks for it, so that it may wait for none.
 
         At most `AT_ONCE` run, as many wait; Unavailable is raised beyond that.
         """
@@ -133,6 +147,7 @@ class Flights:
             roster,
             self._means,
             expected=expected,
+            for_node=for_node,
             on_mismatch=lambda culprit: self._mismatch(digest, culprit),
         )
         self._add(fill, repository, sources)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from typing import Protocol
 
 from metrics.events import Emit, FillFinished, FillResumed, FillStarted, VerificationFailed
 from proxy.cache.generation import Generation
+from proxy.cache.near import Fleet
 from proxy.cache.plan import Candidate, releasable
 from proxy.cache.progress import Verdict
-from proxy.cache.supply import Delivery, SizeConflict, Supply
+from proxy.cache.supply import Delivery, SizeConflict, Supply, Witness
 from proxy.cache.writer import SpoolWriter
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RegistryError, Unavailable
@@ -41,15 +43,21 @@ class Means:
     store: Store
     executor: Executor
     emit: Emit
+    fleet: Fleet
+    witness: Witness
 
 
 class Shown(Protocol):
-    """The fill, as far as who leads it may touch it. `received`: bytes that came from sources."""
+    """The fill, as far as who leads it may touch it. `received`: bytes that came from sources.
+
+    for_node: another node began it, so that it may wait for none.
+    """
 
     digest: Digest
     owner: Repository
     supply: Supply
     received: int
+    for_node: bool
 
     def announce(self, generation: Generation) -> None:
         """Show readers a new generation."""
@@ -62,12 +70,18 @@ class _Attempt:
     def __init__(self, *, recovered: bool) -> None:
         self.recovered = recovered
         self.public = not recovered
+        self.shared = not recovered
         self.origins: set[Candidate] = set()
         self.delivery: Delivery | None = None
 
+    def comes_from(self, delivery: Delivery) -> None:
+        """Note what a delivery tells of the whole: is it public, does the fleet have it already?"""
+        self.public = self.public and delivery.stream.anonymous
+        self.shared = self.shared and delivery.near is not None
+
     def start_over(self) -> None:
         """Forget the recovered spool: it was of a size that nobody confirms."""
-        self.recovered, self.public, self.delivery = False, True, None
+        self.recovered, self.public, self.shared, self.delivery = False, True, True, None
 
 
 class Lead:
@@ -80,10 +94,12 @@ class Lead:
         self.supply = fill.supply
         self._fill = fill
         self._claim = claim
+        self._fleet = means.fleet
         self._store = means.store
         self._executor = means.executor
         self._emit = means.emit
         self._on_mismatch = on_mismatch
+        self._from_near: Counter[bool] = Counter()
 
     async def run(self) -> int:
         """Return the size in bytes once the blob is in the store, be it by another's work.
@@ -102,10 +118,13 @@ class Lead:
         upstream = self._fill.owner.upstream
         self._emit(FillStarted(upstream, spool.contiguous if spool is not None else 0))
         try:
-            while (size := await self._generation(spool)) is None:
-                spool = None
-                if self.supply.roster.hopeless:
-                    raise BadContent(f"every source of {self.digest} gives bytes that do not match it")
+            async with self._fleet.flight(self.digest, self._fill.owner, for_node=self._fill.for_node) as flight:
+                self.supply.flight, self.supply.tell_borrowed = flight, self._claim.borrows
+                while (size := await self._generation(spool)) is None:
+                    spool = None
+                    if self.supply.roster.hopeless:
+                        raise BadContent(f"every source of {self.digest} gives bytes that do not match it")
+                flight.stored()
             outcome = "committed"
             return size
         except BadContent:
@@ -115,7 +134,11 @@ class Lead:
             outcome = "abandoned"
             raise
         finally:
-            self._emit(FillFinished(upstream, outcome, self._fill.received - received, monotonic() - started))
+            self.supply.borrows(False)
+            self.supply.flight, self.supply.tell_borrowed = None, bool
+            total, took = self._fill.received - received, monotonic() - started
+            nodes, bucket = self._from_near[True], self._from_near[False]
+            self._emit(FillFinished(upstream, outcome, total, took, nodes, bucket))
 
     async def _generation(self, spool: Spool | None) -> int | None:
         """Run one generation, on `spool` if there is one; return its size once committed. Raises what ended it."""
@@ -156,7 +179,7 @@ class Lead:
         if spool is None:
             attempt.delivery = await self.supply.open(0, None)
             stream, candidate = attempt.delivery.stream, attempt.delivery.candidate
-            attempt.public = stream.anonymous
+            attempt.comes_from(attempt.delivery)
             return await self._store.begin(self.digest, stream.size, candidate.repository)
         if spool.size is None or spool.contiguous < spool.size:
             attempt.delivery = await self._resume(spool.contiguous, None)
@@ -171,7 +194,10 @@ class Lead:
 
     async def _resume(self, offset: int, size: int | None) -> Delivery:
         delivery = await self.supply.open(offset, size)
-        self._emit(FillResumed(self._fill.owner.upstream, delivery.candidate.source.name))
+        name = delivery.candidate.source.name
+        if delivery.near is not None:
+            name = "neighbour" if delivery.near.is_node else "bucket"
+        self._emit(FillResumed(self._fill.owner.upstream, name))
         return delivery
 
     async def _receive(self, generation: Generation, spool: Spool, writer: SpoolWriter, attempt: _Attempt) -> bool:
@@ -179,6 +205,8 @@ class Lead:
 
         async def feed(chunk: bytes) -> None:
             self._fill.received += len(chunk)
+            if delivery.near is not None:
+                self._from_near[delivery.near.is_node] += len(chunk)
             if progress.size is None:
                 await self._store.extend(spool, writer.received + len(chunk))
             await writer.feed(chunk)
@@ -189,11 +217,13 @@ class Lead:
                 delivery = attempt.delivery or await self._resume(writer.received, progress.size)
             except SizeConflict:
                 self.supply.roster.mismatches += 1
+                self.supply.doubt_near()
                 return False
             attempt.delivery = None
             if progress.size is None:
                 progress.size = delivery.stream.size
-            attempt.public = attempt.public and delivery.stream.anonymous
+            attempt.comes_from(delivery)
+            self.supply.public = attempt.public
             await self.supply.read(delivery, progress.size, writer.received, feed)
             if delivery.got:
                 attempt.origins.add(delivery.candidate)

@@ -7,16 +7,18 @@ import math
 from dataclasses import dataclass
 
 from proxy.cache.membership import Membership
+from proxy.cache.near import Fleet, Flight, NearManifest
 from proxy.cache.negatives import Key, Negatives
 from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
+from proxy.cache.turns import Turns, for_a_node
 from proxy.oci.descriptor import Descriptor, Manifest
 from proxy.oci.digest import Digest
-from proxy.oci.errors import ManifestUnknown, Transient
+from proxy.oci.errors import GatewayTimeout, ManifestUnknown, RegistryError, Transient
 from proxy.oci.manifests import MAX_MANIFEST, ParsedManifest, parse_manifest
 from proxy.oci.names import Repository, Tag
 from proxy.oci.terms import Terms
-from proxy.store.catalog import BlobRecord, Proof
+from proxy.store.catalog import Proof
 from proxy.store.store import Store
 
 INCOMPLETE_SECONDS = 1.0
@@ -45,7 +47,11 @@ class Manifests:
         negatives: Negatives,
         upstreams: Upstreams,
         background: Background,
+        turns: Turns,
+        fleet: Fleet,
     ) -> None:
+        self._turns = turns
+        self._fleet = fleet
         self._store = store
         self._membership = membership
         self._negatives = negatives
@@ -63,16 +69,9 @@ class Manifests:
         Raises ManifestUnknown; Transient when nobody can be asked, or when it is here but its blobs are
         neither here nor within reach (P27).
         """
-        record = await self._store.catalog.blob(digest)
-        if record is not None and record.present and record.media_type is not None:
-            await self._membership.require_manifest(repository, digest, record)
-            await self._require_servable(repository, digest, record)
-            body = await self._store.read_blob(digest, MAX_MANIFEST)
-            if body is not None:
-                self._store.catalog.touch(digest)
-                descriptor = Descriptor(record.media_type, digest, len(body))
-                fresh_for = math.inf if record.complete else INCOMPLETE_SECONDS
-                return ServedManifest(descriptor, body, record.public, "hit", fresh_for)
+        stored = await self._stored(repository, digest)
+        if stored is not None:
+            return stored
         key = (repository, digest)
         manifest = await self._negatives.run(
             "manifest", repository, digest, lambda: self._fetching.run(key, lambda: self._fetch(repository, digest))
@@ -88,17 +87,81 @@ class Manifests:
         manifest = await self._negotiating.run(key, lambda: self._ask_for(repository, tag, accept))
         return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
 
-    async def _require_servable(self, repository: Repository, digest: Digest, record: BlobRecord) -> None:
-        """Raise for a manifest that would leave its client without blobs (P27): the upstream must answer for them."""
-        if not record.servable and not self._upstreams.reachable(repository.upstream):
-            await self._membership.stat_manifest(repository, digest)
+    async def for_node(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
+        """Return the manifest for another node, which judges itself who may have it; `held`: only if it is stored.
+
+        Raises ManifestUnknown; GatewayTimeout where it is not being fetched here, or not in time.
+        """
+        given = await self._given(repository, digest)
+        if given is None and held:
+            raise ManifestUnknown(f"{digest} is not stored by this node")
+        if given is None:
+            async with for_a_node(f"manifest {digest}"), self._turns.turn(digest):
+                given = await self._given(repository, digest)
+        if given is None:
+            raise GatewayTimeout(f"manifest {digest} is not being fetched by this node")
+        return given
+
+    async def _given(self, repository: Repository, digest: Digest) -> NearManifest | None:
+        record = await self._store.catalog.blob(digest)
+        if record is None or not record.present or record.media_type is None:
+            return None
+        body = await self._store.read_blob(digest, MAX_MANIFEST)
+        if body is None:
+            return None
+        self._store.catalog.touch(digest)
+        proven = await self._membership.known(repository, digest, record)
+        descriptor = Descriptor(record.media_type, digest, len(body))
+        return NearManifest(descriptor, body, record.public, proven, record.servable)
+
+    async def _stored(self, repository: Repository, digest: Digest) -> ServedManifest | None:
+        record = await self._store.catalog.blob(digest)
+        if record is None or not record.present or record.media_type is None:
+            return None
+        await self._membership.require_manifest(repository, digest, record)
+        if not record.servable:
+            await self._require_blobs(repository, digest)
+        body = await self._store.read_blob(digest, MAX_MANIFEST)
+        if body is None:
+            return None
+        self._store.catalog.touch(digest)
+        fresh_for = math.inf if record.complete else INCOMPLETE_SECONDS
+        return ServedManifest(Descriptor(record.media_type, digest, len(body)), body, record.public, "hit", fresh_for)
+
+    async def _require_blobs(self, repository: Repository, digest: Digest) -> None:
+        """Raise for a manifest that would leave its client without blobs (P27): somebody must answer for them."""
+        if self._upstreams.reachable(repository.upstream) or await self._fleet.has_image(repository, digest):
+            return
+        await self._membership.stat_manifest(repository, digest)
 
     async def _fetch(self, repository: Repository, digest: Digest) -> Manifest:
-        manifest = await self._upstreams.ask(
-            repository, lambda source: source.manifest(repository, digest), ManifestUnknown
-        )
-        await self._keep(repository, manifest)
-        return manifest
+        """Fetch it once for this node and its fleet: from who is near, else from the upstream."""
+        async with self._turns.turn(digest) as waited:
+            if waited and (stored := await self._stored(repository, digest)) is not None:
+                return stored
+            async with self._fleet.flight(digest, repository) as flight:
+                manifest: Manifest | None = await self._near(flight, repository, digest)
+                if manifest is None:
+                    manifest = await self._upstreams.ask(
+                        repository, lambda source: source.manifest(repository, digest), ManifestUnknown
+                    )
+                await self._keep(repository, manifest)
+                flight.stored()
+                return manifest
+
+    async def _near(self, flight: Flight, repository: Repository, digest: Digest) -> NearManifest | None:
+        while (source := await flight.next()) is not None:
+            try:
+                manifest = await source.manifest(repository, digest)
+                if not manifest.proven:
+                    await self._membership.vouch(repository, digest, manifest.anonymous, manifest=True)
+                if not manifest.servable:
+                    await self._require_blobs(repository, digest)
+            except RegistryError as error:
+                flight.failed(source, error, 0)
+            else:
+                return manifest
+        return None
 
     async def _ask_for(self, repository: Repository, tag: Tag, accept: str) -> Manifest:
         terms = Terms(accept)

@@ -37,6 +37,17 @@ class Membership:
         if not await self.known(repository, digest, record):
             await self.stat_manifest(repository, digest)
 
+    async def vouch(self, repository: Repository, digest: Digest, public: bool, *, manifest: bool = False) -> None:
+        """Return when `repository` contains what somebody near has of it, who may know it to be `public`.
+
+        Where the catalog does not prove it the upstream is asked. Raises as `require_blob`.
+        """
+        if await self._catalog.has_membership(repository, digest):
+            return
+        if public and await self._catalog.named_in(repository, digest):
+            return
+        await self._ask(repository, digest, manifest=manifest)
+
     async def stat_manifest(self, repository: Repository, digest: Digest) -> Descriptor:
         """Ask upstream for the manifest by HEAD and keep the proof. Raises ManifestUnknown, Transient."""
         return await self._ask(repository, digest, manifest=True)

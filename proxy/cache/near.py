@@ -9,8 +9,8 @@ knows of that it says (`proven`, `anonymous`), and the cache judges (P43).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -54,7 +54,7 @@ class NearSource(Protocol):
 
     @property
     def is_node(self) -> bool:
-        """It is another node, which may in turn wait for somebody: nobody who waits for us may be sent there."""
+        """It is another node, and not a bucket."""
         ...
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
@@ -79,12 +79,17 @@ class Flight(Protocol):
     """The place of one download in the fleet, while its context lasts: who leads it, and who has it already."""
 
     @property
+    def following(self) -> bool:
+        """Who `next` gave last leads, and may wait for others in turn: whoever waits for us must not be sent there."""
+        ...
+
+    @property
     def lost(self) -> bool:
         """We led, and another node does now: `next` says whom to follow."""
         ...
 
     async def next(self) -> NearSource | None:
-        """Return who is to be asked now: the node that leads, else (as we lead) who has it; None: nobody is near.
+        """Return who is to be asked now: the node that leads, else (as we lead) who has it; None: nobody is left.
 
         Raises GatewayTimeout where this download may wait for no node, and one leads.
         """
@@ -145,3 +150,50 @@ class Fleet(Protocol):
     def holds(self, digests: Sequence[Digest]) -> None:
         """Tell the fleet that this node has these."""
         ...
+
+
+class Solitary:
+    """A Flight and a TagFlight of a mirror that has nobody near."""
+
+    following = lost = False
+    said: TagSaid | None = None
+
+    async def next(self) -> NearSource | None:
+        return None
+
+    def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
+        """Nobody was given."""
+
+    def stored(self) -> None:
+        """Nobody listens."""
+
+    def heard(self, found: Descriptor | NotFound, seconds: float) -> None:
+        """Nobody listens."""
+
+
+class Alone:
+    """A Fleet of one node without a bucket."""
+
+    @asynccontextmanager
+    async def flight(
+        self, digest: Digest, repository: Repository, *, for_node: bool = False
+    ) -> AsyncIterator[Solitary]:
+        yield Solitary()
+
+    @asynccontextmanager
+    async def tag_flight(
+        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
+    ) -> AsyncIterator[Solitary]:
+        yield Solitary()
+
+    async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> NotFound | None:
+        return None
+
+    def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
+        """Nobody listens."""
+
+    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+        return False
+
+    def holds(self, digests: Sequence[Digest]) -> None:
+        """Nobody listens."""

@@ -1,7 +1,7 @@
 """What an upstream said that it does not have, remembered for a while so that not every client asks it again.
 
 Only its 404 is remembered. A refusal (401, 403) depends on a credential, and a failure says nothing about content.
-The catalog comes first: who consults this has found nothing there.
+The catalog comes first: who consults this has found nothing there. Nodes of a fleet tell each other what they hear.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Set
 from time import monotonic
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+from proxy.cache.near import Alone, Fleet, Kind
 from proxy.oci.errors import Denied, NotFound
 from proxy.oci.names import Reference, Repository
 
 MAX_ENTRIES = 10_000
+ANEW_SECONDS = 300.0
 REFERRER_SECONDS = 30.0
 
-Kind = Literal["manifest", "blob"]
 Key = tuple[Kind, Repository, str]
 T = TypeVar("T")
 
@@ -30,8 +31,12 @@ _ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?")
 class Negatives:
     """A bounded table of 404 answers, the oldest leaving first. `ttl` gives an upstream's seconds; 0: none is kept."""
 
-    def __init__(self, ttl: Callable[[str], float], now: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, ttl: Callable[[str], float], now: Callable[[], float] = monotonic, fleet: Fleet | None = None
+    ) -> None:
         self._ttl = ttl
+        self._fleet = fleet or Alone()
+        self._anew: OrderedDict[Key, float] = OrderedDict()
         self._now = now
         self._entries: OrderedDict[Key, tuple[float, NotFound]] = OrderedDict()
 
@@ -62,7 +67,13 @@ class Negatives:
         self._entries.pop((kind, repository, reference), None)
 
     def forget_all(self, keys: Set[Key]) -> None:
-        """Forget what was said of each of `keys`."""
+        """Forget what was said of each of `keys`, also what other nodes were told until now."""
+        now = self._now()
+        for key in keys:
+            self._anew[key] = now
+            self._anew.move_to_end(key)
+        while len(self._anew) > MAX_ENTRIES:
+            self._anew.popitem(last=False)
         for key in keys if len(keys) < len(self._entries) else list(self._entries):
             if key in keys:
                 self._entries.pop(key, None)
@@ -72,13 +83,26 @@ class Negatives:
     ) -> T:
         """Return the answer to `question`; its NotFound is remembered and, while it is, raised without asking."""
         self.check(kind, repository, reference)
+        await self._ask_fleet(kind, repository, reference)
         try:
             answer = await question()
         except NotFound as error:
             self.remember(kind, repository, reference, error)
+            seconds = self._seconds(repository, reference)
+            if seconds > 0 and not isinstance(error.__cause__, Denied):
+                self._fleet.note_missing(kind, repository, reference, error.message, seconds)
             raise
         self.forget(kind, repository, reference)
         return answer
+
+    async def _ask_fleet(self, kind: Kind, repository: Repository, reference: Reference) -> None:
+        """Raise what another node was told; what is known to have come since is asked for anew."""
+        anew = self._anew.get((kind, repository, reference))
+        if anew is not None and self._now() - anew < ANEW_SECONDS:
+            return
+        told = await self._fleet.missing(kind, repository, reference)
+        if told is not None:
+            raise told
 
     def _seconds(self, repository: Repository, reference: Reference) -> float:
         seconds = self._ttl(repository.upstream)

@@ -15,10 +15,13 @@ once (the client should hear 503 now, P30); or when `patience` seconds have pass
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RegistryError, TooManyRequests, Unavailable
 from proxy.oci.names import Repository
-from proxy.source import Source
+from proxy.oci.ranges import ByteRange
+from proxy.source import BlobStream
 
 SMALL = 1 << 20
 WITHHELD = 64 << 10
@@ -45,12 +48,23 @@ def is_far_footer(start: int, end: int | None, watermark: int) -> bool:
     return end is not None and end - start <= FOOTER_LENGTH and start - watermark > FOOTER_DISTANCE
 
 
+class Giver(Protocol):
+    """Who opens blobs: a Source, or somebody near."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> BlobStream:
+        """As a Source does."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Candidate:
     """Somebody who may have the blob."""
 
     repository: Repository
-    source: Source
+    source: Giver
     failures: int = 0
     retry_at: float = 0.0
     error: RegistryError | None = None
@@ -94,7 +108,7 @@ class Roster:
     progressed_at: float = 0.0
     mismatches: int = 0
 
-    def add(self, repository: Repository, source: Source, *, blamed: bool = False) -> None:
+    def add(self, repository: Repository, source: Giver, *, blamed: bool = False) -> None:
         """Add a candidate at the end, once."""
         for known in self.candidates:
             if known.repository == repository and known.source is source:

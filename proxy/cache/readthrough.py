@@ -8,17 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from metrics.events import Emit
-from proxy.cache.blobs import Blobs
+from proxy.cache.blobs import Blobs, NodeBlob
 from proxy.cache.fill import FillStatus
 from proxy.cache.flights import PATIENCE_SECONDS, Flights
 from proxy.cache.listings import Listings, ServedReferrers, ServedTags
 from proxy.cache.manifests import Manifests, ServedManifest
 from proxy.cache.membership import Membership
-from proxy.cache.negatives import Kind, Negatives
+from proxy.cache.near import Alone, Fleet, Kind, NearManifest, TagSaid
+from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background
 from proxy.cache.reader import FileReader
 from proxy.cache.sources import Upstreams
 from proxy.cache.tags import Revalidated, TagPolicy, Tags
+from proxy.cache.turns import Turns
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.errors import NotFound, RegistryError, Unavailable
@@ -48,16 +50,19 @@ class ReadThrough:
         emit: Emit,
         policy: Callable[[str], TagPolicy],
         patience: float,
+        fleet: Fleet,
     ) -> None:
         self._catalog = store.catalog
         self._background = background
         self._upstreams = upstreams
-        self._negatives = negatives = Negatives(lambda upstream: policy(upstream).negative_ttl)
+        self._negatives = negatives = Negatives(lambda upstream: policy(upstream).negative_ttl, fleet=fleet)
         membership = Membership(store.catalog, negatives, upstreams, background)
-        self._flights = Flights(store, background, executor, emit, patience)
-        self._blobs = Blobs(store, self._flights, membership, negatives, upstreams)
-        self._manifests = Manifests(store, membership, negatives, upstreams, background)
-        self._tags = Tags(store.catalog, self._manifests, negatives, upstreams, background, emit, policy)
+        self._flights = Flights(store, background, executor, emit, fleet, membership.vouch, patience)
+        alone = isinstance(fleet, Alone)
+        self._blobs = Blobs(store, self._flights, membership, negatives, upstreams, alone=alone)
+        turns = Turns(store)
+        self._manifests = Manifests(store, membership, negatives, upstreams, background, turns, fleet)
+        self._tags = Tags(store.catalog, self._manifests, negatives, upstreams, background, emit, policy, turns, fleet)
         self._listings = Listings(store, upstreams, background, policy)
 
     @property
@@ -105,6 +110,23 @@ class ReadThrough:
         """Return up to `limit` names of repositories that the catalog knows, upstream and all (P15)."""
         async with _answering("the repositories"):
             return await self._catalog.list_repositories(after, limit)
+
+    async def node_blob(
+        self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool
+    ) -> NodeBlob:
+        """Open a blob for another node; see `Blobs.for_node`."""
+        async with _answering(digest):
+            return await self._blobs.for_node(repository, digest, span, held=held)
+
+    async def node_manifest(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
+        """Return a manifest for another node; see `Manifests.for_node`."""
+        async with _answering(digest):
+            return await self._manifests.for_node(repository, digest, held=held)
+
+    async def node_tag(self, repository: Repository, tag: Tag) -> TagSaid:
+        """Return where a tag points, for another node that waits for this one's question; see `Tags.for_node`."""
+        async with _answering(f"{repository}:{tag}"):
+            return await self._tags.for_node(repository, tag)
 
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size in bytes once it is in the store, however long that takes."""
@@ -166,16 +188,17 @@ async def open_cache(
     reachable: Callable[[str], bool] = lambda upstream: True,
     offline: bool = False,
     patience: float = PATIENCE_SECONDS,
+    fleet: Fleet | None = None,
 ) -> AsyncIterator[ReadThrough]:
     """Run a cache over `sources` (by upstream name, the main one first) for as long as the context lasts.
 
-    On leaving, fills under way are ended and their spools kept.
+    `fleet` are those who are near. On leaving, fills under way are ended and their spools kept.
     """
     executor = ThreadPoolExecutor(4, thread_name_prefix="fill")
     upstreams = Upstreams(sources, offline=offline, reachable=reachable)
     try:
         async with Background() as background:
-            cache = ReadThrough(store, upstreams, background, executor, emit, policy, patience)
+            cache = ReadThrough(store, upstreams, background, executor, emit, policy, patience, fleet or Alone())
             yield cache
     finally:
         executor.shutdown()

@@ -44,6 +44,10 @@ class Upstreams:
             raise Unavailable(f"{repository} is not complete in the cache, and the mirror is offline")
         return sources
 
+    def for_fill(self, repository: Repository) -> Sequence[Source]:
+        """Return whom a fill may ask besides those who are near: nobody when offline. Raises NameUnknown."""
+        return () if self.offline and repository.upstream in self._sources else self.of(repository)
+
     def _failed_lately(self, source: Source) -> bool:
         return monotonic() - self._failed.get(source.name, -FAILED_SECONDS) < FAILED_SECONDS
 

@@ -1,7 +1,8 @@
-"""Where the bytes of a fill come from: candidates opened and read in the order that `plan.Roster` decides.
+"""Where the bytes of a fill come from: first who is near (`near.Flight` says whom), then the roster's candidates.
 
 State: `roster`, `proven` (repositories whose source gave this digest, or that proved it otherwise), `refused`
-(repositories whose sources all said no, with the answer), `source` (the name of the last one asked).
+(repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `borrowed`
+(another node leads, and gives it), `public` (all that came so far was given anonymously).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Self
 
+from proxy.cache.near import Flight, NearSource, NearStream
 from proxy.cache.plan import PROGRESS, UNSIZED_LIMIT, Ask, Candidate, GiveUp, Roster, Wait
 from proxy.cache.progress import Signal
 from proxy.oci.digest import Digest
@@ -49,11 +51,12 @@ class SizeConflict(BadContent):
 
 
 class Delivery:
-    """An open stream and who gives it. `broken` is set when it ended before the blob did."""
+    """An open stream and who gives it: `near`, or a source. `broken` is set when it ended before the blob did."""
 
-    def __init__(self, stream: BlobStream, candidate: Candidate) -> None:
+    def __init__(self, stream: BlobStream, candidate: Candidate, near: NearSource | None = None) -> None:
         self.stream = stream
         self.candidate = candidate
+        self.near = near
         self.got = 0
         self.broken: RegistryError | None = None
 
@@ -74,24 +77,56 @@ class _Pace:
         return slow
 
 
-class Supply:
-    """The sources of one digest. `expected` is the size in bytes that manifests give, dropped when it is belied."""
+Witness = Callable[[Repository, Digest, bool], Awaitable[object]]
+"""Returns when a repository is proven to contain a digest that somebody near has (is it public?), raises otherwise."""
 
-    def __init__(self, digest: Digest, roster: Roster, expected: int | None, changed: Signal) -> None:
+
+class Supply:
+    """The sources of one digest. `expected` is the size in bytes that manifests give, dropped when it is belied.
+
+    `owner` is the repository that near sources are asked for; they prove nothing, `witness` does (P43).
+    """
+
+    def __init__(
+        self,
+        digest: Digest,
+        owner: Repository,
+        roster: Roster,
+        expected: int | None,
+        changed: Signal,
+        witness: Witness,
+    ) -> None:
         self.digest = digest
         self.roster = roster
         self.expected = expected
         self.proven: set[Repository] = set()
         self.refused: dict[Repository, RegistryError] = {}
         self.source = ""
+        self.borrowed = False
+        self.public = False
+        self.flight: Flight | None = None
+        self.tell_borrowed: Callable[[bool], object] = bool
+        self._owner = owner
+        self._near: dict[str, Candidate] = {}
         self._changed = changed
+        self._witness = witness
+
+    def borrows(self, borrowed: bool) -> None:
+        """Note whether another node leads this now, for which no node may wait here."""
+        if borrowed != self.borrowed:
+            self.borrowed = borrowed
+            self.tell_borrowed(borrowed)
+            self._changed.wake()
 
     async def open(self, offset: int, known: int | None) -> Delivery:
-        """Open the blob at `offset` from the best candidate. `known` is the size that another source gave.
+        """Open the blob at `offset` from whoever is near, else from the best candidate.
 
-        Raises the error to give up with.
+        `known` is the size that another source gave. Raises the error to give up with.
         """
         while True:
+            near = await self._ask_near(offset, known)
+            if near is not None:
+                return near
             step = self.roster.next(monotonic())
             if isinstance(step, GiveUp):
                 raise step.error
@@ -112,6 +147,8 @@ class Supply:
         mark = PROGRESS if self.roster.begun else 0
         try:
             async for chunk in delivery.stream:
+                if delivery.near is None and self.flight is not None and self.flight.lost:
+                    raise Unavailable(f"another node leads the download of {self.digest} now")
                 if start + delivery.got + len(chunk) > most:
                     raise BadContent(f"{name} gives more than the {most} bytes of {self.digest}")
                 await feed(chunk)
@@ -128,8 +165,59 @@ class Supply:
             await delivery.stream.aclose()
         if delivery.broken is None and size is not None and start + delivery.got < size:
             delivery.broken = Unavailable(f"{name} stopped at byte {start + delivery.got} of {size}")
-        if delivery.broken is not None:
+        if delivery.broken is None:
+            return
+        if delivery.near is None:
             self._broke(delivery.candidate, delivery.broken, delivery.got)
+        elif self.flight is not None:
+            self.flight.failed(delivery.near, delivery.broken, delivery.got)
+
+    async def _ask_near(self, offset: int, known: int | None) -> Delivery | None:
+        """Open the blob from the first near source that gives it, None when nobody does.
+
+        What is near has been verified there, so its size is believed, until another source contradicts.
+        """
+        while self.flight is not None:
+            source = await self.flight.next()
+            self.borrows(self.flight.following)
+            if source is None:
+                return None
+            candidate = self._near.setdefault(source.name, Candidate(self._owner, source))
+            if candidate.blamed:
+                self.flight.failed(source, BadContent(f"{source.name} gave wrong bytes of {self.digest}"), 0)
+                continue
+            self.source = source.name
+            try:
+                return await self._opened(source, candidate, offset, known)
+            except RegistryError as error:
+                if isinstance(error, RangeNotSatisfiable) and error.size == offset and self.proven:
+                    return Delivery(Ended(self.digest, offset), candidate, source)
+                self.flight.failed(source, error, 0)
+        return None
+
+    def doubt_near(self) -> None:
+        """Ask nobody near again: a source contradicts the size, so what they have may be wrong."""
+        for candidate in self._near.values():
+            candidate.blamed = True
+
+    async def _opened(self, source: NearSource, candidate: Candidate, offset: int, known: int | None) -> Delivery:
+        stream = await source.open_blob(candidate.repository, self.digest, ByteRange(offset, None) if offset else None)
+        usable = False
+        try:
+            if None not in (stream.size, known) and stream.size != known:
+                raise BadContent(f"{source.name} says {stream.size} bytes for {self.digest}, another said {known}")
+            await self._prove(candidate.repository, stream)
+            usable = True
+        finally:
+            if not usable:
+                await stream.aclose()
+        return Delivery(stream, candidate, source)
+
+    async def _prove(self, repository: Repository, stream: NearStream) -> None:
+        if repository not in self.proven and not stream.proven:
+            await self._witness(repository, self.digest, stream.anonymous)
+        self.proven.add(repository)
+        self._changed.wake()
 
     async def _ask(self, step: Ask, offset: int, known: int | None) -> Delivery | None:
         candidate = step.candidate

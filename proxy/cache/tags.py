@@ -24,11 +24,23 @@ from dataclasses import dataclass, replace
 from metrics.events import Emit, TagRevalidated
 from proxy.cache.cooldown import decide, matures_in
 from proxy.cache.manifests import Manifests, ServedManifest
+from proxy.cache.near import Fleet, TagFlight, TagSaid
 from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
+from proxy.cache.turns import Turns, for_a_node, tag_key
+from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import ManifestUnknown, NotFound, RegistryError, TooManyRequests, Transient, Unavailable
+from proxy.oci.errors import (
+    Denied,
+    GatewayTimeout,
+    ManifestUnknown,
+    NotFound,
+    RegistryError,
+    TooManyRequests,
+    Transient,
+    Unavailable,
+)
 from proxy.oci.names import Repository, Tag
 from proxy.oci.terms import ANY, Terms
 from proxy.store.catalog import Catalog, Proof, TagRecord
@@ -36,6 +48,7 @@ from proxy.store.catalog import Catalog, Proof, TagRecord
 PROMPT_SECONDS = 1.0
 PATIENT_SECONDS = 6.0
 STALE_SECONDS = 1.0
+JUST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +92,12 @@ class Tags:
         background: Background,
         emit: Emit,
         policy: Callable[[str], TagPolicy],
+        turns: Turns,
+        fleet: Fleet,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._turns = turns
+        self._fleet = fleet
         self._catalog = catalog
         self._manifests = manifests
         self._negatives = negatives
@@ -88,7 +105,7 @@ class Tags:
         self._emit = emit
         self._policy = policy
         self._now = now
-        self._asking: SingleFlight[tuple[Repository, Tag], Revalidated] = SingleFlight(background)
+        self._asking: SingleFlight[tuple[Repository, Tag, bool], Revalidated] = SingleFlight(background)
 
     async def get(self, repository: Repository, tag: Tag, terms: Terms = ANY) -> ServedManifest:
         """Return the manifest that the tag points to, on a client's `terms`. Raises ManifestUnknown, Transient."""
@@ -101,7 +118,15 @@ class Tags:
         """Ask the upstream now, whatever is remembered; a cooldown counts nevertheless. Raises as `get`."""
         self._upstreams.of(repository)
         self._negatives.forget("manifest", repository, tag)
-        return await self._asking.run((repository, tag), lambda: self._revalidate(repository, tag))
+        return await self._asking.run((repository, tag, True), lambda: self._revalidate(repository, tag, 0.0))
+
+    async def for_node(self, repository: Repository, tag: Tag) -> TagSaid:
+        """Return where the tag points, for another node that counts on this one to ask. Raises GatewayTimeout."""
+        async with for_a_node(f"{repository}:{tag}"), self._turns.turn(tag_key(repository, tag)):
+            record = await self._catalog.tag(repository, tag)
+        if record is None or record.gone or record.pending or not 0 <= self._age(record) <= JUST_SECONDS:
+            raise GatewayTimeout(f"{repository}:{tag} was not confirmed to this node just now")
+        return TagSaid(record.descriptor, "", self._age(record))
 
     async def _get(self, repository: Repository, tag: Tag, max_age: float) -> ServedManifest:
         policy = self._policy(repository.upstream)
@@ -117,7 +142,10 @@ class Tags:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
         if record is None:
             self._negatives.check("manifest", repository, tag, max_age)
-        asking = self._asking.start((repository, tag), lambda: self._revalidate(repository, tag))
+        most = min(max_age, policy.ttl)
+        asking = self._asking.start(
+            (repository, tag, most < policy.ttl), lambda: self._revalidate(repository, tag, most)
+        )
         if record is not None:
             prompt = max_age == math.inf and self._age(record) <= policy.ttl + policy.stale_while_revalidate
             await asyncio.wait([asking], timeout=PROMPT_SECONDS if prompt else PATIENT_SECONDS)
@@ -135,19 +163,51 @@ class Tags:
         unchanged = record is not None and record.descriptor.digest == renewed.descriptor.digest
         return served if unchanged else replace(served, outcome="miss")
 
-    async def _revalidate(self, repository: Repository, tag: Tag) -> Revalidated:
-        """Ask upstream where the tag points; fetch the manifest if it is new and mature, then move the tag."""
-        record = await self._catalog.tag(repository, tag)
-        known = record.digest if record else None
+    async def _revalidate(self, repository: Repository, tag: Tag, max_age: float) -> Revalidated:
+        """Find out where the tag points, from what was heard in this node or fleet at most `max_age` seconds ago."""
+        async with self._turns.turn(tag_key(repository, tag)) as waited:
+            record = await self._catalog.tag(repository, tag)
+            if (
+                waited
+                and record is not None
+                and not record.gone
+                and 0 <= self._age(record) < min(max_age, JUST_SECONDS)
+            ):
+                return Revalidated("unchanged", record.digest, record.digest)
+            async with self._fleet.tag_flight(repository, tag, max_age) as flight:
+                return await self._settle(repository, tag, record, flight)
+
+    async def _ask(self, repository: Repository, tag: Tag, flight: TagFlight) -> tuple[Descriptor, float]:
+        """Return what the tag is, and when that was said: by the fleet, else now by the upstream."""
+        said = flight.said
+        if said is not None and said.found is None:
+            raise ManifestUnknown(said.message)
+        if said is not None and said.found is not None:
+            return said.found, self._now() - said.age
         policy = self._policy(repository.upstream)
         try:
             found = await self._upstreams.ask(
                 repository, lambda source: source.resolve(repository, tag), ManifestUnknown, elsewhere=(Transient,)
             )
+        except NotFound as error:
+            if not isinstance(error.__cause__, Denied):
+                flight.heard(error, policy.negative_ttl)
+            raise
+        flight.heard(found, policy.ttl)
+        return found, self._now()
+
+    async def _settle(
+        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight
+    ) -> Revalidated:
+        """Ask where the tag points; fetch the manifest if it is new and mature, then move the tag."""
+        known = record.digest if record else None
+        policy = self._policy(repository.upstream)
+        try:
+            found, at = await self._ask(repository, tag, flight)
             self._negatives.forget("manifest", repository, tag)
             decision = decide(record, found.digest, policy.cooldown, self._now())
             if record is not None and decision != "move":
-                await self._stay(repository, tag, record, found.digest)
+                await self._stay(repository, tag, record, found.digest, at)
                 self._emit(TagRevalidated(repository.upstream, decision))
                 return Revalidated(decision, record.digest, record.digest, found.digest if decision == "held" else None)
             self._negatives.forget("manifest", repository, found.digest)
@@ -166,14 +226,13 @@ class Tags:
         except RegistryError:
             self._emit(TagRevalidated(repository.upstream, "failed"))
             raise
-        await self._catalog.put_tag(repository, tag, descriptor, self._now())
+        await self._catalog.put_tag(repository, tag, descriptor, at)
         outcome = "moved" if known else "new"
         self._emit(TagRevalidated(repository.upstream, outcome))
         return Revalidated(outcome, known, descriptor.digest)
 
-    async def _stay(self, repository: Repository, tag: Tag, record: TagRecord, found: Digest) -> None:
-        """Record that the tag was confirmed, or seen to be what may not be served yet; it does not move."""
-        now = self._now()
+    async def _stay(self, repository: Repository, tag: Tag, record: TagRecord, found: Digest, now: float) -> None:
+        """Record that the tag was confirmed at `now`, or seen to be what may not be served yet; it does not move."""
         if found != record.digest:
             await self._catalog.hold_tag(repository, tag, found, now)
         elif record.pending is not None or record.gone:
@@ -194,7 +253,7 @@ class Tags:
         limit = policy.stale_if_error
         if limit is not None and self._age(record) > policy.ttl + limit:
             raise error
-        if not await self._is_servable(record):
+        if not await self._is_servable(record) and not await self._fleet.has_image(repository, record.digest):
             raise error
         served = await self._manifests.get(repository, record.descriptor.digest)
         warning = f"stale: last confirmed {int(self._age(record))} s ago, upstream cannot confirm it now"

@@ -30,7 +30,7 @@ STALE_SECONDS = 5.0
 WITHOUT_INOTIFY_SECONDS = 0.2
 GUARD_SECONDS = 1.0
 _GUARD_LOOK_SECONDS = 0.01
-_STATE = struct.Struct("<QQd")
+_STATE = struct.Struct("<QQ?d")
 _log = logging.getLogger(__name__)
 
 
@@ -38,11 +38,12 @@ _log = logging.getLogger(__name__)
 class Leading:
     """What a holder says: the generation it fills (0 before there is one), and monotonic seconds of its last beat.
 
-    copied: the generation that its first bytes were copied from, 0 for none.
+    copied: the generation that its first bytes were copied from, 0 for none. borrowed: they come from another node.
     """
 
     generation: int
     copied: int
+    borrowed: bool
     beat: float
 
 
@@ -55,6 +56,7 @@ class Claim:
         self._lock = lock
         self._fd = fd
         self._generation = self._copied = 0
+        self._borrowed = False
         self._timer: asyncio.TimerHandle | None = None
         self._tell()
 
@@ -68,6 +70,12 @@ class Claim:
         self._generation, self._copied = generation, copied
         self.tick()
 
+    def borrows(self, borrowed: bool) -> None:
+        """Tell whether the bytes come from another node now, for which other nodes must not wait."""
+        if borrowed != self._borrowed:
+            self._borrowed = borrowed
+            self.tick()
+
     def tick(self) -> None:
         """Wake those who watch: there is more."""
         if self._fd >= 0:
@@ -75,7 +83,7 @@ class Claim:
                 self._tell()
 
     def _tell(self) -> None:
-        os.pwrite(self._fd, _STATE.pack(self._generation, self._copied, monotonic()), 0)
+        os.pwrite(self._fd, _STATE.pack(self._generation, self._copied, self._borrowed, monotonic()), 0)
 
     def stop(self) -> None:
         """Beat no more. Call it in the event loop, before `release`."""
@@ -101,7 +109,7 @@ class Watched:
     def says(self) -> Leading:
         """Return what the holder last wrote; one that never did was alive when the watch began."""
         data = os.pread(self.fd, _STATE.size, 0)
-        return Leading(*_STATE.unpack(data)) if len(data) == _STATE.size else Leading(0, 0, self._since)
+        return Leading(*_STATE.unpack(data)) if len(data) == _STATE.size else Leading(0, 0, False, self._since)
 
 
 class Claims:
