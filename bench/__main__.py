@@ -11,10 +11,14 @@ import click
 from rich.console import Console
 
 from bench.clients import ClientFailed
+from bench.fleet import SCENARIOS as TOGETHER
 from bench.processes import DidNotStart, busy_seconds
 from bench.report import machine, show, write
-from bench.scenarios import FULL, QUICK, SCENARIOS
+from bench.scenarios import SCENARIOS as ALONE
 from bench.servers import bed
+from bench.turns import FULL, QUICK
+
+SCENARIOS = ALONE | TOGETHER
 
 
 @click.command()

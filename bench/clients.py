@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from bench.content import MANIFEST_TYPE
 from bench.drain import Plan, Report, Transfer
-from bench.processes import ROOT, Running, environment
+from bench.processes import ROOT, Watched, environment
 from bench.servers import Server
 
 SAMPLING = 0.05
@@ -29,7 +29,7 @@ class Cost:
     growth: int
 
 
-def _watch(name: str, command: list[str], running: Running, timeout: float) -> tuple[str, Cost]:
+def _watch(name: str, command: list[str], running: Watched, timeout: float) -> tuple[str, Cost]:
     """Run a client to its end, sampling the server's memory."""
     cpu, idle = running.cpu_seconds(), running.resident()
     peak = idle

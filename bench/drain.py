@@ -19,7 +19,10 @@ GULP = 4 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """`connections` clients, `stagger` seconds apart; each one GET, or with `seconds` GET after GET until then."""
+    """`connections` clients, `stagger` seconds apart; each one GET, or with `seconds` GET after GET until then.
+
+    Where there are `others`, ports of further nodes, clients take turns between all of them.
+    """
 
     port: int
     path: str
@@ -27,6 +30,7 @@ class Plan:
     seconds: float = 0.0
     stagger: float = 0.0
     timeout: float = 300.0
+    others: tuple[int, ...] = ()
 
 
 @dataclass
@@ -49,19 +53,21 @@ class Report:
 class Client:
     """One connection: `missing` bytes of the body at hand, None while headers are read."""
 
-    def __init__(self, plan: Plan, start: float) -> None:
+    def __init__(self, plan: Plan, number: int, start: float) -> None:
+        ports = (plan.port, *plan.others)
+        self.port = ports[number % len(ports)]
         self.plan = plan
         self.transfer = Transfer(start)
         self.head = b""
         self.missing: int | None = None
-        self.socket = socket.create_connection(("127.0.0.1", plan.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ask()
         self.socket.setblocking(False)
 
     def ask(self) -> None:
         self.head, self.missing = b"", None
-        request = f"GET {self.plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.plan.port}\r\nAccept: */*\r\n\r\n"
+        request = f"GET {self.plan.path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept: */*\r\n\r\n"
         self.socket.send(request.encode())
 
     def ready(self, now: float, gulp: bytearray) -> bool:
@@ -105,7 +111,7 @@ def drain(plan: Plan) -> Report:
     while started < plan.connections or running:
         now = time.monotonic() - began
         while started < plan.connections and started * plan.stagger <= now:
-            client = Client(plan, now)
+            client = Client(plan, started, now)
             selector.register(client.socket, selectors.EVENT_READ, client)
             running.add(client)
             started += 1

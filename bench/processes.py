@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -37,6 +38,18 @@ def busy_seconds() -> tuple[float, float]:
     """Return the processor seconds spent so far by the whole machine, and by us and the children we have waited for."""
     user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:])
     return (user + nice + system + sum(rest[:2])) / TICKS, sum(os.times()[:4])
+
+
+class Watched(Protocol):
+    """What can be asked what it costs."""
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time so far."""
+        ...
+
+    def resident(self) -> int:
+        """Return the bytes resident now."""
+        ...
 
 
 class Running:

@@ -1,14 +1,12 @@
-"""The four scenarios. Each takes turns between its servers, round after round, since a small machine is noisy.
+"""The four scenarios of one mirror beside its peers; those of a fleet are in `fleet`.
 
-A server that does not start, or answers wrongly, is noted in the tables and left out. A blob that must be uncached
-is a new one in each round.
+A blob that must be uncached is a new one in each round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -16,7 +14,6 @@ from bench.clients import ClientFailed, drain, hammer
 from bench.content import MIB, image
 from bench.drain import Plan
 from bench.figures import Column, Floor, Sample, Table
-from bench.processes import DidNotStart
 from bench.servers import (
     DIRECT,
     ENTREPOT,
@@ -29,58 +26,12 @@ from bench.servers import (
     fill_static,
     manifest_path,
 )
+from bench.turns import CPU_PER_GIB, Scale, Tell, sample, start, take
 
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured. Sizes in bytes, rates in bytes per second, times in seconds."""
-
-    rounds: int
-    stored_seconds: float
-    hit_seconds: int
-    cold_size: int
-    herd_size: int
-    herd_clients: int
-
-
-FULL = Scale(rounds=5, stored_seconds=0.6, hit_seconds=5, cold_size=256 * MIB, herd_size=64 * MIB, herd_clients=100)
-QUICK = Scale(rounds=2, stored_seconds=0.4, hit_seconds=1, cold_size=64 * MIB, herd_size=16 * MIB, herd_clients=30)
 STORED_SIZE = 64 * MIB
 STORED_TURNS = 4  # in each round: many short turns even out what else the machine does
 COLD_RATE = 100 * MIB
 HERD_RATE = 8 * MIB
-
-Tell = Callable[[str], None]
-CPU_PER_GIB = Column("cpu_gib", "CPU s/GiB", 2)
-
-
-def _take(tables: Sequence[Table], server: str, tell: Tell, measure: Callable[[], Sample]) -> Sample | None:
-    """Return a sample; where there is none, note why in `tables`, and do not try again."""
-    if server in tables[0].absent:
-        return None
-    tell(f"{tables[0].name}: {server}")
-    try:
-        return measure()
-    except (DidNotStart, ClientFailed) as error:
-        for table in tables:
-            table.absent[server] = str(error)
-        return None
-
-
-def _sample(table: Table, server: str, tell: Tell, measure: Callable[[], Sample]) -> None:
-    if (sample := _take([table], server, tell, measure)) is not None:
-        table.add(server, sample)
-
-
-def _start(bed: Bed, stack: ExitStack, tables: Sequence[Table], kinds: Iterable[str]) -> list[Server]:
-    servers = []
-    for kind in kinds:
-        try:
-            servers.append(stack.enter_context(bed.server(kind)))
-        except DidNotStart as error:
-            for table in tables:
-                table.absent[kind] = str(error)
-    return servers
 
 
 def stored(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
@@ -98,17 +49,17 @@ def stored(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
     }
     blob, digest = bed.fresh(STORED_SIZE)
     with ExitStack() as stack:
-        servers = _start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
+        servers = start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
         for server in servers:
             if server.name == NGINX_STATIC:
                 fill_static(server, image(), [blob])
-            _take(list(tables.values()), server.name, tell, partial(_throughput, server, digest, 1, 0.5))
+            take(list(tables.values()), server.name, tell, partial(_throughput, server, digest, 1, 0.5))
         asked = bed.counters(digest)["gets"]
         for _ in range(scale.rounds * STORED_TURNS):
             for connections, table in tables.items():
                 for server in servers:
                     measure = partial(_throughput, server, digest, connections, scale.stored_seconds)
-                    _sample(table, server.name, tell, measure)
+                    sample(table, server.name, tell, measure)
         if bed.counters(digest)["gets"] != asked:
             raise ClientFailed("the blob was not stored everywhere: the upstream was asked while it was measured")
     return list(tables.values())
@@ -136,16 +87,16 @@ def manifests(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         for title, reference in (("digest", picture.digest), ("tag", "latest"))
     }
     with ExitStack() as stack:
-        servers = _start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
+        servers = start(bed, stack, list(tables.values()), (NGINX_STATIC, ENTREPOT, REGISTRY))
         for server in servers:
             if server.name == NGINX_STATIC:
                 fill_static(server, picture, [])
             for reference, table in tables.items():
-                _take([table], server.name, tell, partial(_hits, server, reference, 1))
+                take([table], server.name, tell, partial(_hits, server, reference, 1))
         for _ in range(scale.rounds):
             for reference, table in tables.items():
                 for server in servers:
-                    _sample(table, server.name, tell, partial(_hits, server, reference, scale.hit_seconds))
+                    sample(table, server.name, tell, partial(_hits, server, reference, scale.hit_seconds))
     return list(tables.values())
 
 
@@ -166,7 +117,7 @@ def cold(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
     )
     for _ in range(scale.rounds):
         for kind in (DIRECT, ENTREPOT, NGINX_CACHE, REGISTRY):
-            _sample(table, kind, tell, partial(_cold_pull, bed, kind, scale.cold_size))
+            sample(table, kind, tell, partial(_cold_pull, bed, kind, scale.cold_size))
     return [table]
 
 
@@ -207,7 +158,7 @@ def herd(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
     for _ in range(scale.rounds):
         for kind in (DIRECT, ENTREPOT, NGINX_CACHE, REGISTRY):
             clients = 1 if kind == DIRECT else scale.herd_clients
-            _sample(table, kind, tell, partial(_rush, bed, kind, scale.herd_size, clients))
+            sample(table, kind, tell, partial(_rush, bed, kind, scale.herd_size, clients))
     return [table]
 
 

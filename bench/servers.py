@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.content import Blob, Image
-from bench.processes import Running, free_port, started
+from bench.processes import Watched, free_port, started
 
 ENTREPOT = "entrepot"
 REGISTRY = "docker-registry"
@@ -41,12 +41,13 @@ def manifest_path(reference: str) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers on `port`."""
+    """A server that answers on `port`; of a fleet that is the first node's, and `others` are the others'."""
 
     name: str
     port: int
-    running: Running
+    running: Watched
     folder: Path
+    others: tuple[int, ...] = ()
 
     def place(self, path: str, content: Blob | bytes) -> None:
         """Put what nginx serves from its files where a request for `path` finds it."""
@@ -70,13 +71,20 @@ class Bed:
         if kind == DIRECT:
             yield self.upstream
             return
-        folder = Path(tempfile.mkdtemp(prefix=kind.replace(" ", "-") + ".", dir=self._folder))
         port = free_port()
+        with (
+            self.room(kind) as folder,
+            started(kind, _command(kind, folder, port, self.upstream.port), folder) as running,
+        ):
+            running.wait_for_port(port)
+            yield Server(kind, port, running, folder)
+
+    @contextmanager
+    def room(self, kind: str) -> Iterator[Path]:
+        """Give a folder, and remove it on leaving."""
+        folder = Path(tempfile.mkdtemp(prefix=kind.replace(" ", "-") + ".", dir=self._folder))
         try:
-            command = _command(kind, folder, port, self.upstream.port)
-            with started(kind, command, folder) as running:
-                running.wait_for_port(port)
-                yield Server(kind, port, running, folder)
+            yield folder
         finally:
             shutil.rmtree(folder)
 
@@ -119,11 +127,16 @@ def fill_static(server: Server, image: Image, blobs: list[Blob]) -> None:
         server.place(blob_path(blob.digest), blob)
 
 
+def entrepot(folder: Path, port: int, upstream: int) -> list[str]:
+    """Return the command of a mirror that listens on `port`, its data in `folder`/data."""
+    serve = ["serve", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"]
+    place = ["--data", str(folder / "data"), "--upstream", f"docker.io=http://127.0.0.1:{upstream}"]
+    return [sys.executable, "-m", "entrepot", *serve, *place]
+
+
 def _command(kind: str, folder: Path, port: int, upstream: int) -> list[str]:
     if kind == ENTREPOT:
-        serve = ["serve", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"]
-        place = ["--data", str(folder / "data"), "--upstream", f"docker.io=http://127.0.0.1:{upstream}"]
-        return [sys.executable, "-m", "entrepot", *serve, *place]
+        return entrepot(folder, port, upstream)
     if kind == REGISTRY:
         file = folder / "config.yml"
         file.write_text(_REGISTRY.format(folder=folder, port=port, upstream=upstream))

@@ -14,6 +14,7 @@ from bench.clients import ClientFailed, drain
 from bench.content import MIB, Blob, digest_of, image
 from bench.drain import Plan
 from bench.drain import drain as drain_here
+from bench.fleet import Pack
 from bench.processes import DidNotStart, started
 from bench.servers import NGINX_CACHE, NGINX_STATIC, REGISTRY, Bed, bed, blob_path, fill_static, manifest_path
 
@@ -143,3 +144,17 @@ def test_nginx_serves_blobs_and_manifests_from_files(place: Bed) -> None:
         fill_static(server, image(), [blob])
         assert digest_of(get(server.port, blob_path(blob.digest))[1]) == blob.digest
         assert get(server.port, manifest_path("latest")) == (200, image().manifest)
+
+
+def test_clients_of_a_fleet_take_turns_between_its_nodes(place: Bed) -> None:
+    digest = image().layers[0].digest
+    with bed() as other:
+        drain(place.upstream, Plan(place.upstream.port, blob_path(digest), 5, others=(other.upstream.port,)))
+        assert (place.counters(digest)["gets"], other.counters(digest)["gets"]) == (3, 2)
+
+
+def test_a_pack_costs_what_its_programs_cost(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folders = [tmp_path_factory.mktemp("pack") for _ in range(2)]
+    with started("one", ["sleep", "9"], folders[0]) as one, started("other", ["sleep", "9"], folders[1]) as other:
+        assert Pack([one, other]).resident() == pytest.approx(one.resident() + other.resident(), rel=0.5)
+        assert Pack([one, other]).resident() > max(one.resident(), other.resident())
