@@ -15,6 +15,7 @@ Type = Literal["counter", "gauge", "histogram"]
 REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 UPSTREAM_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 FILL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0, 3600.0)
+CALL_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
@@ -203,6 +204,69 @@ SPACE_LOW = Metric("entrepot_space_low_bytes", "gauge", "Bytes that an eviction 
 SPACE_USED = Metric("entrepot_space_used_bytes", "gauge", "Bytes stored, and reserved for downloads under way.")
 DISK_FREE = Metric("entrepot_disk_free_bytes", "gauge", "Bytes that are free on the volume of the data folder.")
 
+BUCKET_REQUESTS = Metric(
+    "entrepot_bucket_requests_total",
+    "counter",
+    "Questions to the bucket that nodes share, by what came of them: ok, missing, timeout, network, denied, error, "
+    "aborted or cancelled.",
+    ("operation", "outcome"),
+)
+BUCKET_DURATION_SECONDS = Metric(
+    "entrepot_bucket_request_duration_seconds",
+    "histogram",
+    "From a question to the bucket to its answer, of a put to its end.",
+    ("operation",),
+    UPSTREAM_SECONDS,
+)
+BUCKET_BYTES = Metric(
+    "entrepot_bucket_bytes_total", "counter", "Bytes that went up into the bucket, or came down.", ("direction",)
+)
+BUCKET_FAILING = Metric("entrepot_bucket_failing", "gauge", "Whether the bucket fails and is only probed.")
+BUCKET_UPLOADS_WAITING = Metric(
+    "entrepot_bucket_uploads_waiting",
+    "gauge",
+    "Blobs and manifests that the bucket is still to be given.",
+    (),
+    (),
+    "sum",
+)
+BUCKET_UPLOADS_OLDEST = Metric(
+    "entrepot_bucket_uploads_oldest_seconds", "gauge", "How long the oldest of those has waited, in seconds."
+)
+BUCKET_COLLECTIONS = Metric(
+    "entrepot_bucket_collections_total",
+    "counter",
+    "Collections of garbage in the bucket: done or failed.",
+    ("outcome",),
+)
+BUCKET_COLLECTED = Metric("entrepot_bucket_collected_total", "counter", "Objects that were deleted as garbage.")
+BUCKET_COLLECTED_BYTES = Metric("entrepot_bucket_collected_bytes_total", "counter", "Bytes of those objects.")
+BUCKET_UNKNOWN = Metric(
+    "entrepot_bucket_unknown_objects",
+    "gauge",
+    "Objects in the bucket that no record speaks of, as the last collection found; they are kept.",
+)
+
+REDIS_UP = Metric(
+    "entrepot_redis_up",
+    "gauge",
+    "1 while the Redis that nodes share is used; 0 while this node works on alone.",
+    together="least",
+)
+REDIS_CALL_SECONDS = Metric(
+    "entrepot_redis_call_duration_seconds",
+    "histogram",
+    "How long calls to Redis took, by what came of them: ok, timeout or down.",
+    ("script", "outcome"),
+    CALL_SECONDS,
+)
+REDIS_REFUSED = Metric(
+    "entrepot_redis_calls_refused_total",
+    "counter",
+    "Calls that were not made, as Redis is down, or too many waited already.",
+    ("script",),
+)
+
 LOOP_LAG_SECONDS = Metric(
     "entrepot_event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper.", (), LAG_SECONDS
 )
@@ -255,6 +319,19 @@ METRICS: tuple[Metric, ...] = (
     SPACE_LOW,
     SPACE_USED,
     DISK_FREE,
+    BUCKET_REQUESTS,
+    BUCKET_DURATION_SECONDS,
+    BUCKET_BYTES,
+    BUCKET_FAILING,
+    BUCKET_UPLOADS_WAITING,
+    BUCKET_UPLOADS_OLDEST,
+    BUCKET_COLLECTIONS,
+    BUCKET_COLLECTED,
+    BUCKET_COLLECTED_BYTES,
+    BUCKET_UNKNOWN,
+    REDIS_UP,
+    REDIS_CALL_SECONDS,
+    REDIS_REFUSED,
     LOOP_LAG_SECONDS,
     LOG_LINES_DROPPED,
 )

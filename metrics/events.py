@@ -233,6 +233,29 @@ class BucketCollected:
     unknown: int
 
 
+@dataclass(frozen=True, slots=True)
+class RedisHealth:
+    """Whether the Redis that nodes share is used, told when that has changed."""
+
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RedisCall:
+    """One call to Redis. script: its name, of a small fixed set. outcome: ok | down | timeout."""
+
+    script: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RedisRefused:
+    """A call that was not made, as Redis is down, or too many wait already."""
+
+    script: str
+
+
 Event = (
     BucketCollected
     | BucketHealth
@@ -255,6 +278,9 @@ Event = (
     | ClosureEvicted
     | SpaceMeasured
     | WarmFinished
+    | RedisHealth
+    | RedisCall
+    | RedisRefused
 )
 Emit = Callable[[Event], None]
 

@@ -20,6 +20,10 @@ from prometheus_client.registry import Collector
 from metrics import declarations as declared
 from metrics.declarations import METRICS, Metric
 from metrics.events import (
+    BucketCollected,
+    BucketHealth,
+    BucketRequest,
+    BucketTransferred,
     ClosureEvicted,
     Event,
     FillFinished,
@@ -28,9 +32,13 @@ from metrics.events import (
     FillStarted,
     NeighbourAnswered,
     NeighbourRequest,
+    RedisCall,
+    RedisHealth,
+    RedisRefused,
     RequestFinished,
     SpaceMeasured,
     TagRevalidated,
+    UploadsQueued,
     UpstreamHealth,
     UpstreamQuota,
     UpstreamRequest,
@@ -99,6 +107,14 @@ class Metrics:
                 ClosureEvicted: self._closure_evicted,
                 SpaceMeasured: self._space_measured,
                 WarmFinished: self._warm_finished,
+                RedisHealth: self._redis_health,
+                RedisCall: self._redis_call,
+                RedisRefused: self._redis_refused,
+                BucketRequest: self._bucket_request,
+                BucketTransferred: self._bucket_transferred,
+                BucketHealth: self._bucket_health,
+                BucketCollected: self._bucket_collected,
+                UploadsQueued: self._uploads_queued,
             },
         )
         self._families.value(declared.BUILD_INFO, version, platform.python_version()).number = 1
@@ -264,3 +280,33 @@ class Metrics:
         self._families.value(declared.WARM_RUNS, section, event.outcome).number += 1
         if event.outcome == "done":
             self._families.value(declared.WARM_LAST_SUCCESS, section).number = event.ended
+
+    def _bucket_request(self, event: BucketRequest) -> None:
+        self._families.value(declared.BUCKET_REQUESTS, event.operation, event.outcome).number += 1
+        self._families.distribution(declared.BUCKET_DURATION_SECONDS, event.operation).observe(event.seconds)
+
+    def _bucket_transferred(self, event: BucketTransferred) -> None:
+        self._families.value(declared.BUCKET_BYTES, event.direction).number += event.bytes
+
+    def _bucket_health(self, event: BucketHealth) -> None:
+        self.set(declared.BUCKET_FAILING, float(event.failing))
+
+    def _bucket_collected(self, event: BucketCollected) -> None:
+        self._families.value(declared.BUCKET_COLLECTIONS, event.outcome).number += 1
+        self._families.value(declared.BUCKET_COLLECTED).number += event.deleted
+        self._families.value(declared.BUCKET_COLLECTED_BYTES).number += event.bytes
+        if event.outcome == "done":
+            self.set(declared.BUCKET_UNKNOWN, event.unknown)
+
+    def _uploads_queued(self, event: UploadsQueued) -> None:
+        self.set(declared.BUCKET_UPLOADS_WAITING, event.waiting)
+        self.set(declared.BUCKET_UPLOADS_OLDEST, event.oldest)
+
+    def _redis_health(self, event: RedisHealth) -> None:
+        self.set(declared.REDIS_UP, float(event.up))
+
+    def _redis_call(self, event: RedisCall) -> None:
+        self._families.distribution(declared.REDIS_CALL_SECONDS, event.script, event.outcome).observe(event.seconds)
+
+    def _redis_refused(self, event: RedisRefused) -> None:
+        self._families.value(declared.REDIS_REFUSED, event.script).number += 1

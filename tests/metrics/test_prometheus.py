@@ -22,6 +22,10 @@ from metrics import events
 from metrics.declarations import METRICS
 from metrics.document import page
 from metrics.events import (
+    BucketCollected,
+    BucketHealth,
+    BucketRequest,
+    BucketTransferred,
     ClosureEvicted,
     Event,
     FillFinished,
@@ -30,9 +34,13 @@ from metrics.events import (
     FillStarted,
     NeighbourAnswered,
     NeighbourRequest,
+    RedisCall,
+    RedisHealth,
+    RedisRefused,
     RequestFinished,
     SpaceMeasured,
     TagRevalidated,
+    UploadsQueued,
     UpstreamHealth,
     UpstreamQuota,
     UpstreamRequest,
@@ -65,6 +73,9 @@ ONE_OF_EACH: tuple[Event, ...] = (
     UpstreamQuota("docker.io", 100, 42, 21600),
     UpstreamHealth("docker.io", True, False),
     WarmFinished(1, "done", 1.7e9),
+    RedisHealth(True),
+    RedisCall("acquire", "ok", 0.001),
+    RedisRefused("acquire"),
     NeighbourRequest("blob", "ok", 0.01),
     NeighbourAnswered("blob", 200, 4096),
     FillStarted("docker.io", 512),
@@ -75,6 +86,11 @@ ONE_OF_EACH: tuple[Event, ...] = (
     TagRevalidated("docker.io", "moved"),
     ClosureEvicted("quota", 3, 4096),
     SpaceMeasured(1000, 900, 500, 10_000),
+    BucketRequest("get", "ok", 0.01),
+    BucketTransferred("up", 4096),
+    BucketHealth(True, "did not answer in time"),
+    UploadsQueued(3, 12.5),
+    BucketCollected("done", 2, 4096, 1),
 )
 
 

@@ -1,0 +1,416 @@
+"""The bucket as objects under digests: looked at, opened, put, listed, deleted, signed for. No policy.
+
+Objects lie under `v1/blobs/<algorithm>/<2 hex>/<hex>` below the prefix, manifests with their media type as their
+Content-Type. The metadata `public` says that the content was once fetched anonymously.
+
+obstore talks to S3, GCS and Azure; credentials and endpoint come from the environment that their own tools read
+(`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
+`AWS_WEB_IDENTITY_TOKEN_FILE` and what instances and containers are given; `GOOGLE_SERVICE_ACCOUNT`,
+`GOOGLE_APPLICATION_CREDENTIALS`; `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY`, …). A plain-http endpoint
+needs `AWS_ALLOW_HTTP=true` (`GOOGLE_…`, `AZURE_…`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import AzureStore, GCSStore, S3Store, from_url
+
+from metrics.events import BucketHealth, BucketRequest, BucketTransferred, Emit
+from proxy.bucket.breaker import Breaker
+from proxy.oci.descriptor import OCTET_STREAM
+from proxy.oci.digest import Digest
+from proxy.oci.errors import DigestInvalid, RangeNotSatisfiable, Unavailable
+from proxy.oci.ranges import ByteRange
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+
+NAME = "bucket"
+FOLDER = "v1/blobs"
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+IDLE_SECONDS = 10.0
+LIST_SECONDS = 30.0
+SLOWEST = 128 << 10
+"""Bytes per second below which an upload is given up."""
+PART = 8 << 20
+"""What is larger is uploaded in parts of this size, of which three are in memory at a time."""
+MOST_PARTS = 9000
+CHUNK = 256 << 10
+PAGE = 500
+_STATUS = re.compile(r"status code: (\d{3})")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object: `size` in bytes, when it was put, in seconds since the epoch; `public` unless listed."""
+
+    digest: Digest
+    size: int
+    modified: float
+    public: bool = False
+
+
+class BucketUnusable(Exception):
+    """The URL or the environment does not name a bucket that can be used; the message says what is wrong."""
+
+
+class _Missing(Exception):
+    """There is no such object."""
+
+
+class _Refused(Unavailable):
+    """The bucket answered with an error; `said` is its status, 0 when there was none."""
+
+    said = 0
+
+
+class Bucket:
+    """Make it with `open_bucket`. Its methods raise Unavailable, at once while the breaker is open.
+
+    No error, event or name carries a URL, a query string or a credential.
+    """
+
+    name = NAME
+
+    def __init__(self, store: S3Store | GCSStore | AzureStore, emit: Emit) -> None:
+        self._store = store
+        self._emit = emit
+        self._breaker = Breaker(NAME, time.monotonic)
+        self._opened = asyncio.Event()
+
+    @property
+    def failing(self) -> str | None:
+        """Why it is not asked at the moment; None while it is."""
+        return self._breaker.reason if self._breaker.is_open else None
+
+    async def look(self, digest: Digest) -> Object | None:
+        """Return what is stored under a digest."""
+        options: GetOptions = {"head": True}
+        try:
+            found = await self._ask("head", lambda: obstore.get_async(self._store, key_of(digest), options=options))
+        except _Missing:
+            return None
+        return _object(digest, found)
+
+    async def open(self, digest: Digest, span: ByteRange | None = None) -> Opened | None:
+        """Open an object, or a part of it; None when there is none. Raises RangeNotSatisfiable."""
+        path = key_of(digest)
+        try:
+            result = await self._ask(
+                "get",
+                lambda: obstore.get_async(self._store, path, options=_options(span)),
+                range_asked=span is not None,
+            )
+        except _Missing:
+            return None
+        except _Refused as error:
+            if span is None or error.said != 416:
+                raise
+            found = await self.look(digest)
+            if found is None:
+                return None
+            if found.size:
+                span.resolve(found.size)
+                raise RangeNotSatisfiable(f"{NAME} has no byte of {span} of {digest}", size=found.size) from None
+            return await self.open(digest)
+        return Opened(result, digest, self._emit, self._broken)
+
+    async def read(self, digest: Digest, limit: int) -> tuple[bytes, str, bool] | None:
+        """Return an object of up to `limit` bytes whole, its media type and whether it is public; None without one.
+
+        Raises Unavailable where it is larger.
+        """
+        opened = await self.open(digest)
+        if opened is None:
+            return None
+        try:
+            if opened.size > limit:
+                raise Unavailable(f"{NAME} has {opened.size} bytes under {digest}, more than the {limit} it may have")
+            body = b"".join([chunk async for chunk in opened])
+            return body, opened.media_type, opened.anonymous
+        finally:
+            await opened.aclose()
+
+    async def put(
+        self, digest: Digest, content: AsyncIterator[bytes], *, size: int, media_type: str | None, public: bool
+    ) -> None:
+        """Store `size` bytes under a digest, and look whether they are there. What `content` raises leaves no object.
+
+        What is up to PART bytes large is kept in memory. A replaced object counts as put now.
+        """
+        attributes = {"Content-Type": media_type or OCTET_STREAM, **({"public": "1"} if public else {})}
+        path, store = key_of(digest), self._store
+        body = b"".join([chunk async for chunk in content]) if size <= PART else None
+        part = max(PART, -(-size // MOST_PARTS))
+
+        def upload() -> Awaitable[object]:
+            if body is not None:
+                return obstore.put_async(store, path, body, attributes=attributes, use_multipart=False)
+            return obstore.put_async(store, path, content, attributes=attributes, chunk_size=part, max_concurrency=2)
+
+        try:
+            await self._ask("put", upload, seconds=IDLE_SECONDS + size / SLOWEST)
+        except _Missing:
+            raise Unavailable(f"there is no such bucket to store {digest} in: make it, or name another") from None
+        self._emit(BucketTransferred("up", size))
+        found = await self.look(digest)
+        if found is None or found.size != size:
+            has = "nothing" if found is None else f"{found.size} bytes"
+            raise Unavailable(f"{NAME} took {size} bytes of {digest} and has {has} there now: it is uploaded again")
+
+    async def delete(self, digest: Digest) -> None:
+        """Delete an object, if it is there."""
+        try:
+            await self._ask("delete", lambda: obstore.delete_async(self._store, key_of(digest)))
+        except _Missing:
+            return
+
+    async def pages(self) -> AsyncIterator[list[Object]]:
+        """List all objects, in pages; what has no digest's name is left out."""
+        stream = obstore.list(self._store, FOLDER, chunk_size=PAGE)
+
+        async def following() -> list[Object] | None:
+            try:
+                page = await anext(stream)
+            except StopAsyncIteration:
+                return None
+            found = [(digest_of(one["path"]), one) for one in page]
+            return [Object(name, one["size"], one["last_modified"].timestamp()) for name, one in found if name]
+
+        while True:
+            try:
+                page = await self._ask("list", following, seconds=LIST_SECONDS)
+            except _Missing:
+                return
+            if page is None:
+                return
+            yield page
+
+    async def sign(self, digest: Digest, seconds: float) -> str:
+        """Return a URL, a secret, with which anybody may GET the object for so long. Raises Unavailable."""
+        self._breaker.check()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await obstore.sign_async(self._store, "GET", key_of(digest), timedelta(seconds=seconds))
+        except (BaseError, OSError, TimeoutError) as error:
+            raise Unavailable(f"{NAME} cannot sign for {digest}: {describe(error)[1]}") from None
+
+    async def probe(self) -> None:
+        """While the breaker is open, ask until there is an answer. Runs until it is cancelled."""
+        while True:
+            await self._opened.wait()
+            while self._breaker.is_open:
+                await asyncio.sleep(self._breaker.left)
+                try:
+                    await self._question("probe", lambda: obstore.head_async(self._store, "v1/probe"), ANSWER_SECONDS)
+                except (_Missing, Unavailable):
+                    continue
+            self._opened.clear()
+
+    async def _ask(
+        self,
+        operation: str,
+        work: Callable[[], Awaitable[T]],
+        *,
+        seconds: float | None = None,
+        range_asked: bool = False,
+    ) -> T:
+        self._breaker.check()
+        return await self._question(operation, work, ANSWER_SECONDS if seconds is None else seconds, range_asked)
+
+    async def _question(
+        self, operation: str, work: Callable[[], Awaitable[T]], seconds: float, range_asked: bool = False
+    ) -> T:
+        since = time.monotonic()
+        outcome = "cancelled"
+        try:
+            async with asyncio.timeout(seconds):
+                result = await work()
+            outcome = "ok"
+            self._answered(since)
+            return result
+        except FileNotFoundError:
+            outcome = "missing"
+            self._answered(since)
+            raise _Missing from None
+        except (BaseError, OSError) as error:
+            outcome, text, said = describe(error)
+            if range_asked and said == 416:
+                outcome = "missing"
+                self._answered(since)
+            else:
+                self._failed(text, since, silent=outcome == "timeout")
+            refused = _Refused(f"{NAME} {text}")
+            refused.said = said
+            raise refused from None
+        except Exception:
+            outcome = "aborted"
+            raise
+        finally:
+            self._emit(BucketRequest(operation, outcome, time.monotonic() - since))
+
+    def _broken(self, text: str, since: float, silent: bool) -> None:
+        self._failed(text, since, silent=silent)
+
+    def _answered(self, since: float) -> None:
+        was = self._breaker.is_open
+        self._breaker.answered(since)
+        if was and not self._breaker.is_open:
+            self._emit(BucketHealth(failing=False, reason=""))
+
+    def _failed(self, text: str, since: float, *, silent: bool) -> None:
+        was = self._breaker.is_open
+        self._breaker.failed(text, since, silent=silent)
+        if self._breaker.is_open and not was:
+            self._opened.set()
+            self._emit(BucketHealth(failing=True, reason=text))
+
+
+class Opened:
+    """An open object, or a part of it: a NearStream. Gives chunks of some 256 KiB, as they are asked for."""
+
+    proven = False
+
+    def __init__(
+        self, result: GetResult, digest: Digest, emit: Emit, broken: Callable[[str, float, bool], None]
+    ) -> None:
+        self.digest = digest
+        self.size: int = result.meta["size"]
+        self.start, self.end = result.range
+        self.anonymous = _is_public(result.attributes)
+        self.media_type = result.attributes.get("Content-Type") or OCTET_STREAM
+        self._stream = result.stream(CHUNK) if self.size else None
+        self._emit = emit
+        self._broken = broken
+        self._received = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.start + self._received < self.end:
+            since = time.monotonic()
+            if self._stream is None:
+                raise Unavailable(f"{self.digest} was closed at byte {self.start + self._received} of {self.end}")
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    chunk = await anext(self._stream)
+            except StopAsyncIteration:
+                raise Unavailable(
+                    f"{NAME} ended {self.digest} at byte {self.start + self._received} of {self.end}"
+                ) from None
+            except (BaseError, OSError) as error:
+                outcome, text, _ = describe(error)
+                self._broken(text, since, outcome == "timeout")
+                raise Unavailable(f"{NAME} broke off {self.digest}: it {text}") from None
+            self._received += len(chunk)
+            yield chunk
+
+    async def aclose(self) -> None:
+        """End the request, if it still runs."""
+        self._stream = None
+        if self._received:
+            self._emit(BucketTransferred("down", self._received))
+            self._received = 0
+
+
+@asynccontextmanager
+async def open_bucket(url: str, emit: Emit, environment: Mapping[str, str] = os.environ) -> AsyncIterator[Bucket]:
+    """Give the bucket at `url` without asking it anything, and probe it, while it fails, for as long as this lasts.
+
+    Raises BucketUnusable.
+    """
+    bucket = Bucket(await asyncio.to_thread(_connect, url, environment), emit)
+    probing = asyncio.create_task(bucket.probe(), name="is the bucket back")
+    try:
+        yield bucket
+    finally:
+        probing.cancel()
+        await asyncio.wait([probing])
+
+
+def key_of(digest: Digest) -> str:
+    """Return where a digest lies below the prefix."""
+    return f"{FOLDER}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}"
+
+
+def digest_of(key: str) -> Digest | None:
+    """Return whose key that is; None for what is nobody's."""
+    parts = key.removeprefix(f"{FOLDER}/").split("/")
+    try:
+        digest = Digest.parse(f"{parts[0]}:{parts[-1]}")
+    except DigestInvalid:
+        return None
+    return digest if key_of(digest) == key else None
+
+
+def describe(error: Exception) -> tuple[str, str, int]:
+    """Return the outcome, what happened in words that hold no URL and no secret, and the status, 0 without one."""
+    if isinstance(error, TimeoutError):
+        return "timeout", "did not answer in time", 0
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return "denied", "refuses the credential: see that it may list, read, write and delete there", 403
+    text = str(error)
+    found = _STATUS.search(text) or re.search(r"status: (\d{3})", text)
+    if found is not None:
+        return "error", f"answered with {found[1]}", int(found[1])
+    if "TimedOut" in text or "timed out" in text:
+        return "timeout", "did not answer in time", 0
+    if "kind: Connect" in text or "dns error" in text:
+        return "network", "cannot be reached", 0
+    return "network", "broke off the connection", 0
+
+
+def _connect(url: str, environment: Mapping[str, str]) -> S3Store | GCSStore | AzureStore:
+    plain = any(
+        environment.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "GOOGLE", "AZURE")
+    )
+    try:
+        store = from_url(
+            url,
+            client_options={
+                "allow_http": plain,
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                "read_timeout": timedelta(seconds=IDLE_SECONDS),
+                "timeout": timedelta(days=1),
+            },
+            retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=ANSWER_SECONDS)},
+        )
+    except (BaseError, ValueError, OSError) as error:
+        kind = type(error).__name__
+        raise BucketUnusable(
+            f"the store {url.partition('?')[0]} cannot be used ({kind}): "
+            "see the URL, and the variables of the environment that give credentials and endpoint"
+        ) from None
+    if not isinstance(store, S3Store | GCSStore | AzureStore):
+        raise BucketUnusable(f"the store {url.partition('?')[0]} is no bucket: give s3://, gs:// or az://")
+    return store
+
+
+def _options(span: ByteRange | None) -> GetOptions:
+    if span is None:
+        return {}
+    if span.first is None:
+        return {"range": {"suffix": span.last or 0}}
+    if span.last is None:
+        return {"range": {"offset": span.first}}
+    return {"range": (span.first, span.last + 1)}
+
+
+def _object(digest: Digest, found: GetResult) -> Object:
+    return Object(digest, found.meta["size"], found.meta["last_modified"].timestamp(), _is_public(found.attributes))
+
+
+def _is_public(attributes: Mapping[str, str]) -> bool:
+    return attributes.get("public") == "1"
