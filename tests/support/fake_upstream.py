@@ -137,6 +137,15 @@ class FakeUpstream(FakeAuth, FakeListings):
         async with asyncio.timeout(seconds), self._arrived:
             await self._arrived.wait_for(lambda: self.count(method=method, contains=contains) >= count)
 
+    def sent(self, contains: str) -> int:
+        """Return how many bytes of body it has sent for paths that hold `contains`."""
+        return sum(record.sent for record in self.select(contains=contains))
+
+    async def wait_sent(self, amount: float, *, contains: str, seconds: float = 30) -> None:
+        """Wait until it has sent that many bytes for such paths."""
+        async with asyncio.timeout(seconds), self._arrived:
+            await self._arrived.wait_for(lambda: self.sent(contains) >= amount)
+
     @property
     def token_requests(self) -> list[Recorded]:
         return self.select(contains="/token")
@@ -171,6 +180,10 @@ class FakeUpstream(FakeAuth, FakeListings):
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._http, "127.0.0.1", self.port, reuse_address=True, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def listening(self) -> bool:
+        return self._server is not None
 
     @property
     def url(self) -> str:
@@ -336,6 +349,8 @@ class FakeUpstream(FakeAuth, FakeListings):
             await response.write(self._spoil(data, position, stop))
             record.sent += stop - position
             position = stop
+            async with self._arrived:
+                self._arrived.notify_all()
             if self.rate is not None:
                 await asyncio.sleep(max(0.0, began + (position - start) / self.rate - loop.time()))
 

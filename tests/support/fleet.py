@@ -7,7 +7,11 @@ server are in `redis` and `bucket`, clients behind a load balancer in `balanced`
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import signal
+import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +22,7 @@ import aiohttp
 
 from tests.support.balanced import Plan
 from tests.support.mirror import Mirror
-from tests.support.processes import ProgramFailed
+from tests.support.processes import ProgramFailed, run
 
 SECRET = "what the nodes of this fleet share"
 
@@ -29,6 +33,17 @@ class Node(Mirror):
     @property
     def running(self) -> bool:
         return self._program is not None and self._program.running
+
+    def readiness(self) -> str:
+        """Return what /readyz says, "" where it answers anything but 200."""
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.admin}/readyz", timeout=5) as answer:
+            return str(json.load(answer)["status"])
+        return ""
+
+    def command(self, *words: str) -> str:
+        """Run a command on this node's data, which its process answers, and return what it prints."""
+        argv = [sys.executable, "-m", "entrepot", *words, "--data", str(self.data)]
+        return run(argv, env=self.env).stdout
 
     def pause(self) -> None:
         """Stop the process where it is (SIGSTOP): it is there, and does nothing."""

@@ -60,6 +60,11 @@ class RedisServer:
     def pid(self) -> int:
         return self._running.pid
 
+    @property
+    def running(self) -> bool:
+        """It has not ended; it may be paused."""
+        return self._running.running
+
     def client(self, password: str | None = None) -> Any:
         """Return a blocking client of redis-py, for what a test itself asks. Close it."""
         return _client(self.port, password)
