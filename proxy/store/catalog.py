@@ -16,10 +16,12 @@ from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import ParsedManifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.store import changes, closure, eviction, keeping, queries
+from proxy.store import changes, closure, eviction, feed, keeping, queries
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
+from proxy.store.exchanged import Page
 from proxy.store.opening import RESCAN, attach_catalog, open_catalog
+from proxy.store.published import Published
 from proxy.store.readers import Readers
 from proxy.store.reading import Reading
 from proxy.store.records import BlobRecord, Intent, Proof, TagRecord
@@ -36,10 +38,11 @@ class Catalog(Reading):
     one, while the files have still to be compared with it (see `opening`).
     """
 
-    def __init__(self, writer: Writer, readers: Readers, coherence: Coherence) -> None:
+    def __init__(self, writer: Writer, readers: Readers, coherence: Coherence, published: Published) -> None:
         self._touches = Touches(self._write_touches)
         super().__init__(readers, coherence, self._touches.last_check)
         self._writer = writer
+        self.published = published
         self.replaced: str | None = None
 
     @classmethod
@@ -66,9 +69,10 @@ class Catalog(Reading):
     async def _over(cls, path: Path, connect: Callable[[], sqlite3.Connection], coherence: Coherence) -> Self:
         readers = Readers(path)
         try:
-            writer = Writer(await readers.call(connect))
+            published = Published(coherence)
+            writer = Writer(await readers.call(connect), published.tell)
             writer.start()
-            return cls(writer, readers, coherence)
+            return cls(writer, readers, coherence, published)
         except BaseException:
             await readers.aclose()
             raise
@@ -261,6 +265,18 @@ class Catalog(Reading):
             lambda transaction: keeping.remove(transaction, repository, reference, now, forget)
         )
 
+    async def merge(self, page: Page, repositories: Sequence[Repository], start: int, node: str) -> feed.Merged:
+        """Merge what `node` said, from the record `start` on, as far as one short step goes. See `feed.merge`."""
+        now = time.time()
+
+        def operation(transaction: Transaction) -> feed.Merged:
+            merged = feed.merge(transaction, page, repositories, start, node, now)
+            if merged.void_tags or merged.void_members:
+                transaction.on_commit(lambda: self._forget_merged(merged))
+            return merged
+
+        return await self._writer.write(operation)
+
     async def _write_touches(self, uses: Uses, checks: Checks) -> None:
         def forget_loads() -> None:
             for key in checks:
@@ -275,6 +291,16 @@ class Catalog(Reading):
     def _forget_tag(self, repository: Repository, tag: Tag) -> None:
         self._tags.forget((repository, tag))
         self._coherence.moved()
+
+    def _forget_merged(self, merged: feed.Merged) -> None:
+        for repository, tag in merged.void_tags:
+            self._tags.forget((repository, tag))
+        for member in merged.void_members:
+            self._members.forget(member)
+        for named in merged.void_named:
+            self._named.forget(named)
+        if merged.moved:
+            self._coherence.moved()
 
     def _forget_blobs(self, digests: list[str]) -> None:
         for digest in digests:

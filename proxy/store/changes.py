@@ -44,7 +44,7 @@ def put_tag(transaction: Transaction, repository: Repository, tag: Tag, descript
             transaction.version(now),
             now,
             now,
-            transaction.stamp(),
+            transaction.publish(),
         ),
     )
     return True
@@ -80,7 +80,7 @@ def prove(transaction: Transaction, repository: Repository, digest: Digest, proo
         "INSERT INTO membership (repository, digest, proof, proved_at, version, seq) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET proof = excluded.proof, proved_at = excluded.proved_at, "
         "version = excluded.version, removed = 0, seq = excluded.seq",
-        (row, digest, proof, now, transaction.version(now), transaction.stamp()),
+        (row, digest, proof, now, transaction.version(now), transaction.publish()),
     )
 
 

@@ -21,14 +21,19 @@ from zlib import crc32
 
 SLOTS = 1 << 15
 _MOVES = SLOTS
+_PUBLICATIONS = SLOTS + 1
 _SUSPECTS = SLOTS + 8
 _BYTES = (_SUSPECTS + SLOTS) * 8
 
 
 class Coherence:
-    """See the module. `moves` is another number whenever an answer that was given may not be given again."""
+    """See the module. `moves` is another number whenever an answer that was given may not be given again.
+
+    `shared`: other processes may write it too. `publications` is another number whenever the change feed has grown.
+    """
 
     def __init__(self, shared: int | None = None) -> None:
+        self.shared = shared is not None
         self._map = mmap.mmap(-1 if shared is None else shared, _BYTES)
         self._slots = memoryview(self._map).cast("Q")
         self._numbers = count(secrets.randbits(32) << 32 | 1)
@@ -47,6 +52,14 @@ class Coherence:
         """Let nobody give an answer again that was given before."""
         self._slots[_MOVES] = next(self._numbers)
 
+    @property
+    def publications(self) -> int:
+        return self._slots[_PUBLICATIONS]
+
+    def published(self) -> None:
+        """Tell everybody that there is more in the change feed."""
+        self._slots[_PUBLICATIONS] = next(self._numbers)
+
     def stamp(self, key: str) -> int:
         """Return what `key`'s slot holds."""
         return self._slots[_slot(key)]
@@ -59,6 +72,7 @@ class Coherence:
         """Tell everybody that whatever they keep may be old: somebody may have died before telling what changed."""
         self._slots[:SLOTS] = memoryview(os.urandom(SLOTS * 8)).cast("Q")
         self.moved()
+        self.published()
 
     def suspect(self, key: str, seconds: float) -> None:
         """Suspect `key` from now on, for so many seconds."""

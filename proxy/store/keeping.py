@@ -59,7 +59,7 @@ def pin(transaction: Transaction, repository: Repository, reference: Reference, 
     cursor = transaction.connection.execute(
         "INSERT INTO pin (repository, reference, created, version, seq) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
         "SET created = excluded.created, version = excluded.version, removed = 0, seq = excluded.seq WHERE removed",
-        (transaction.repository(repository), reference, now, transaction.version(now), transaction.stamp()),
+        (transaction.repository(repository), reference, now, transaction.version(now), transaction.publish()),
     )
     return cursor.rowcount > 0
 
@@ -68,7 +68,7 @@ def unpin(transaction: Transaction, repository: Repository, reference: Reference
     """Let eviction have it again (a tombstone takes its place); False when it was not pinned."""
     cursor = transaction.connection.execute(
         f"UPDATE pin SET removed = 1, version = ?, seq = ? WHERE repository = {_ROW} AND reference = ? AND NOT removed",
-        (transaction.version(now), transaction.stamp(), *repository, reference),
+        (transaction.version(now), transaction.publish(), *repository, reference),
     )
     return cursor.rowcount > 0
 
@@ -116,7 +116,7 @@ def _bury(transaction: Transaction, row: int, names: list[str], now: float) -> t
             "UPDATE tag SET digest = NULL, media_type = NULL, size = NULL, version = ?, origin = '', observed_at = ?, "
             "checked_at = ?, denied_at = NULL, pending = NULL, pending_at = NULL, seq = ? "
             "WHERE repository = ? AND name = ? AND digest IS NOT NULL",
-            (transaction.version(now), now, now, transaction.stamp(), row, name),
+            (transaction.version(now), now, now, transaction.publish(), row, name),
         )
         if cursor.rowcount:
             buried.append(name)
@@ -134,7 +134,7 @@ def _disown(transaction: Transaction, row: int, top: Digest, now: float) -> tupl
         cursor = connection.execute(
             "UPDATE membership SET removed = 1, version = ?, seq = ? "
             "WHERE repository = ? AND digest = ? AND NOT removed",
-            (transaction.version(now), transaction.stamp(), row, digest),
+            (transaction.version(now), transaction.publish(), row, digest),
         )
         if not cursor.rowcount and digest != top:
             continue

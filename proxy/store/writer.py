@@ -42,11 +42,21 @@ class Transaction:
         self._seq = int(meta["seq"])
         self._clock = int(meta["clock"])
         self._saved = (self._seq, self._clock)
+        self.published = False
 
     def stamp(self) -> int:
         """Return the next `seq`."""
         self._seq += 1
         return self._seq
+
+    def publish(self) -> int:
+        """Return the next `seq`, for a record that other catalogs are told of."""
+        self.published = True
+        return self.stamp()
+
+    def learn(self, version: int) -> None:
+        """Draw only versions greater than this one, which another catalog has drawn."""
+        self._clock = max(self._clock, version)
 
     def version(self, now: float) -> int:
         """Return the next hybrid logical clock: milliseconds since the epoch << 16, or one more than the last."""
@@ -102,9 +112,13 @@ _Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 class Writer:
-    """Owns the writing connection. Make it in the event loop that uses it, `start` it, `aclose` it."""
+    """Owns the writing connection. Make it in the event loop that uses it, `start` it, `aclose` it.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    published: called in the event loop after every commit of what other catalogs are told of.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, published: Callable[[], None]) -> None:
+        self._published = published
         self._transaction = Transaction(connection)
         self._connection = connection
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
@@ -179,6 +193,8 @@ class Writer:
             transaction.rolled_back()
             failure = explain(error)
             return [], [(future, None, failure) for _, future in jobs]
+        if transaction.published:
+            transaction.on_commit(self._published)
         return transaction.take_callbacks(), outcomes
 
     def _attempt(self, operation: Operation[Any]) -> tuple[Any, BaseException | None]:

@@ -1,0 +1,78 @@
+"""Answering who asks for the changes of this node's catalog. Who may ask is judged before, by whoever mounts this.
+
+A question that finds nothing new waits for the next change (`proxy/store/published.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from proxy.store.catalog import Catalog
+from proxy.store.errors import StoreError
+from proxy.store.exchanged import Page
+from proxy.store.feed import read_page
+from sync.records import JSON, MOST_RECORDS, MSGPACK, Question, encode
+
+
+class Changes:
+    """A handler for aiohttp. State: the event that ends all waiting."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Let nobody wait any more, so that a server can drain: those who do are answered that nothing is new."""
+        self._ended.set()
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            question = Question.parse(request.rel_url.raw_query_string)
+        except ValueError as error:
+            return web.Response(status=400, text=f"changes: {error}; ask ?since=<epoch>:<seq>&wait=<seconds>\n")
+        accepted = JSON if request.headers.get("Accept", "").strip() == JSON else MSGPACK
+        try:
+            body = await self._answer(question, accepted)
+        except StoreError as error:
+            return web.Response(status=503, text=f"changes: {error}\n")
+        return web.Response(body=body, content_type=accepted)
+
+    async def _answer(self, question: Question, media_type: str) -> bytes:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + question.wait
+        while True:
+            number = self._catalog.published.number
+            is_news, body = await self._read(question, media_type)
+            left = until - loop.time()
+            if is_news or left <= 0 or self._ended.is_set():
+                return body
+            await self._wait(number, left)
+
+    async def _read(self, question: Question, media_type: str) -> tuple[bool, bytes]:
+        def read(page: Page) -> tuple[bool, bytes]:
+            return bool(page.records or page.restart or page.cursors), encode(page, media_type)
+
+        return await self._catalog.read(
+            lambda connection: read(
+                read_page(connection, question.epoch, question.seq, MOST_RECORDS, cursors=question.cursors)
+            )
+        )
+
+    async def _wait(self, number: int, seconds: float) -> None:
+        waits = {
+            asyncio.ensure_future(self._catalog.published.wait(number, seconds)),
+            asyncio.ensure_future(self._ended.wait()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+
+def changes_handler(catalog: Catalog) -> Changes:
+    """Return what answers `GET /sync/v1/changes`; `end` it before the server drains."""
+    return Changes(catalog)
