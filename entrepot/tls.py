@@ -1,7 +1,7 @@
-"""The TLS of the public listener: files read at start, and again when they change, without a restart.
+"""The TLS of the public listener and towards neighbours: files read at start, and again when they change.
 
-The one context that the listener holds is given the new certificate; handshakes from then on use it, connections
-that exist stay as they are. What is loaded into it has been proved in a context of its own first, from the same
+The one context that is held is given the new certificate; handshakes from then on use it, connections that exist stay
+as they are. What is loaded into it has been proved in a context of its own first, from the same
 bytes, so that a certificate whose key has not arrived yet never replaces a pair that works.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +36,22 @@ class _Files:
     client_ca: bytes | None
 
 
-class ListeningTls:
-    """`context` for the listener, and its renewal. Make it with `listening_tls`."""
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What a context is for: how a new one is made, and what is loaded into it, now and whenever files change."""
 
-    def __init__(self, config: TlsConfig, files: _Files) -> None:
+    made: Callable[[_Files], ssl.SSLContext]
+    load: Callable[[ssl.SSLContext, _Files], None]
+
+
+class KeptTls:
+    """`context` for the listener, or for another role, and its renewal. Make it with `listening_tls`."""
+
+    def __init__(self, config: TlsConfig, files: _Files, role: _Role | None = None) -> None:
         self._config = config
         self._files = files
-        self.context = _context(config, files)
+        self._role = role or _LISTENER
+        self.context = _context(config, files, self._role)
 
     async def renew(self) -> bool:
         """Look at the files, load what has changed, and tell whether it did. What cannot be used is logged."""
@@ -50,8 +59,8 @@ class ListeningTls:
             files = await asyncio.to_thread(_read, self._config)
             if files == self._files:
                 return False
-            await asyncio.to_thread(_context, self._config, files)
-            _load(self.context, files)
+            await asyncio.to_thread(_context, self._config, files, self._role)
+            self._role.load(self.context, files)
         except OSError as error:
             log.error("the changed TLS files cannot be used, the old ones stay", extra={"why": str(error)})
             return False
@@ -68,13 +77,30 @@ async def listening_tls(config: TlsConfig, seconds: float = LOOK_SECONDS) -> Asy
 
     TLS 1.2 and later; with `client_ca`, clients must show a certificate that it signed. Raises TlsError.
     """
-    tls = ListeningTls(config, await asyncio.to_thread(_read, config))
+    async with _kept(config, _LISTENER, seconds) as context:
+        yield context
+
+
+@asynccontextmanager
+async def neighbour_tls(config: TlsConfig, seconds: float = LOOK_SECONDS) -> AsyncIterator[ssl.SSLContext]:
+    """Give the context in which other nodes of the fleet are asked, and keep it as `listening_tls` does.
+
+    The system's roots are trusted, and what is in our own `cert`: nodes may share a self-signed one. With `client_ca`,
+    which the neighbours have too, our certificate is shown as a client's. Raises TlsError.
+    """
+    async with _kept(config, _NEIGHBOUR, seconds) as context:
+        yield context
+
+
+@asynccontextmanager
+async def _kept(config: TlsConfig, role: _Role, seconds: float) -> AsyncIterator[ssl.SSLContext]:
+    tls = KeptTls(config, await asyncio.to_thread(_read, config), role)
     async with Background() as background:
         background.create_task(_watch(tls, seconds), name="TLS files")
         yield tls.context
 
 
-async def _watch(tls: ListeningTls, seconds: float) -> None:
+async def _watch(tls: KeptTls, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         await tls.renew()
@@ -91,14 +117,12 @@ def _read(config: TlsConfig) -> _Files:
     return _Files(content(config.cert), content(config.key), client_ca)
 
 
-def _context(config: TlsConfig, files: _Files) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _context(config: TlsConfig, files: _Files, role: _Role) -> ssl.SSLContext:
+    context = role.made(files)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    if files.client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
     try:
-        _load(context, files)
+        role.load(context, files)
     except (ssl.SSLError, ValueError) as error:
         named = [str(path) for path in (config.cert, config.key, config.client_ca) if path is not None]
         reason = getattr(error, "reason", None) or error
@@ -106,12 +130,39 @@ def _context(config: TlsConfig, files: _Files) -> ssl.SSLContext:
     return context
 
 
-def _load(context: ssl.SSLContext, files: _Files) -> None:
+def _listener(files: _Files) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if files.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _load_listener(context: ssl.SSLContext, files: _Files) -> None:
+    _load_chain(context, files)
+    if files.client_ca is not None:
+        context.load_verify_locations(cadata=files.client_ca.decode("ascii", "replace"))
+
+
+def _neighbour(files: _Files) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _load_neighbour(context: ssl.SSLContext, files: _Files) -> None:
+    context.load_verify_locations(cadata=files.cert.decode("ascii", "replace"))
+    if files.client_ca is not None:
+        _load_chain(context, files)
+
+
+def _load_chain(context: ssl.SSLContext, files: _Files) -> None:
     """Load bytes that were read once: the files themselves may change between one look and the next."""
     with _as_file("cert", files.cert) as cert, _as_file("key", files.key) as key:
         context.load_cert_chain(cert, key, password=_no_passphrase)
-    if files.client_ca is not None:
-        context.load_verify_locations(cadata=files.client_ca.decode("ascii", "replace"))
+
+
+_LISTENER = _Role(_listener, _load_listener)
+_NEIGHBOUR = _Role(_neighbour, _load_neighbour)
 
 
 @contextmanager

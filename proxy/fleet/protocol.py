@@ -35,6 +35,7 @@ SYNC = "/sync/v1/"
 
 _KINDS = ((BLOBS, "blob"), (MANIFESTS, "manifest"), (TAGS, "tag"), (SYNC, "sync"), (PING, "ping"))
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]{0,251}[a-z0-9_])?")
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")  # what resolvers read as an IPv4 address in disguise
 _NETWORK_BITS = {4: 16, 6: 48}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -155,7 +156,7 @@ class _TagBody(msgspec.Struct, frozen=True):
 def encode_tag(said: TagSaid) -> bytes:
     """Return what a node was told about a tag, as JSON."""
     one = said.found
-    found = None if one is None else _Found(one.media_type, one.digest, one.size)
+    found = None if one is None else _Found(one.media_type, str(one.digest), one.size)
     return msgspec.json.encode(_TagBody(found, said.message, said.age))
 
 
@@ -182,7 +183,7 @@ def _host(url: str) -> str:
         raise ValueError(f"{url!r} is no node's URL: write http://host:port or https://host:port")
     if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is no node's URL: it has more than a scheme, a host and a port")
-    if _address(host) is None and not _NAME.fullmatch(host):
+    if _address(host) is None and (_NUMBER.fullmatch(host) or not _NAME.fullmatch(host)):
         raise ValueError(f"{url!r} is no node's URL: {host!r} is neither a host name nor an address")
     return host
 

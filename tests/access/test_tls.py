@@ -100,14 +100,14 @@ async def test_new_files_are_used_by_new_connections_and_old_ones_stay(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed = asyncio.Event()
-    real = tls.ListeningTls.renew
+    real = tls.KeptTls.renew
 
-    async def told(self: tls.ListeningTls) -> bool:
+    async def told(self: tls.KeptTls) -> bool:
         if changed := await real(self):
             renewed.set()
         return changed
 
-    monkeypatch.setattr(tls.ListeningTls, "renew", told)
+    monkeypatch.setattr(tls.KeptTls, "renew", told)
     async with listening_tls(files.config, 0.01) as context, echo(context) as port:
         old = await Connection.open(port, trusting(files))
         assert old.serial == files.serial
@@ -122,7 +122,7 @@ async def test_new_files_are_used_by_new_connections_and_old_ones_stay(
 async def test_a_certificate_without_its_key_changes_nothing_and_the_key_completes_it(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keeper = tls.ListeningTls(files.config, tls._read(files.config))
+    keeper = tls.KeptTls(files.config, tls._read(files.config))
     async with echo(keeper.context) as port:
         serial = files.issue(with_key=False)
         assert not await keeper.renew()
@@ -142,7 +142,7 @@ async def test_a_lack_of_descriptors_is_told_and_passes(
     def none_left(name: str) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    keeper = tls.ListeningTls(files.config, tls._read(files.config))
+    keeper = tls.KeptTls(files.config, tls._read(files.config))
     files.issue()
     with monkeypatch.context() as patched:
         patched.setattr(os, "memfd_create", none_left)
