@@ -66,6 +66,14 @@ class NearSource(Protocol):
         ...
 
 
+class Shelf(NearSource, Protocol):
+    """A bucket. No manifest is in it without the blobs that were complete with it."""
+
+    async def has(self, digest: Digest) -> bool:
+        """Tell whether it is there. Raises Transient."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TagSaid:
     """What a node was told about a tag `age` seconds ago: what it is, or, where that is None, that there is none."""
@@ -120,6 +128,11 @@ class TagFlight(Protocol):
 class Fleet(Protocol):
     """The fleet as the cache sees it. With no Redis and no bucket: `Alone`."""
 
+    @property
+    def alone(self) -> bool:
+        """Nobody is ever near: without an upstream nothing can be filled."""
+        ...
+
     def flight(
         self, digest: Digest, repository: Repository, *, for_node: bool = False
     ) -> AbstractAsyncContextManager[Flight]:
@@ -173,6 +186,10 @@ class Solitary:
 
 class Alone:
     """A Fleet of one node without a bucket."""
+
+    @property
+    def alone(self) -> bool:
+        return True
 
     @asynccontextmanager
     async def flight(

@@ -1,0 +1,191 @@
+"""One download's place in the fleet: who leads it, who has it already, and who goes on when the leader is gone.
+
+State of a flight, decided anew whenever `next` finds no place:
+
+    leading    the lease is ours, and is renewed while the flight lasts: those who have it are asked, then the shelf
+    following  another node has the lease: it is asked for its running download
+    alone      Redis does not answer, or whoever leads is of no use: as leading, without a lease
+
+A leader that breaks off and does not answer a ping has its very lease taken from it: one of those who follow gets it,
+the others follow that one. A leader that stood still for longer than its lease hears of it by its next renewal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from proxy.cache.near import NearSource
+from proxy.cache.once import Background
+from proxy.cache.plan import PROGRESS
+from proxy.fleet.leases import BEAT_SECONDS, Lease, Leases, Standing
+from proxy.fleet.link import LinkDown
+from proxy.fleet.neighbours import Neighbours
+from proxy.oci.digest import Digest
+from proxy.oci.errors import GatewayTimeout, RegistryError
+
+FRUITLESS = 3
+PAUSE_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class DigestFlight:
+    """A Flight. `leases` and `neighbours` None: without a fleet. Make it, use it, `leave` it.
+
+    for_node: another node waits for it, so that no node may be asked.
+    """
+
+    def __init__(
+        self,
+        digest: Digest,
+        leases: Leases | None,
+        neighbours: Neighbours | None,
+        shelf: NearSource | None,
+        background: Background,
+        *,
+        for_node: bool,
+    ) -> None:
+        self.lost = False
+        self.following = False
+        self._digest = digest
+        self._leases = leases
+        self._neighbours = neighbours
+        self._shelf = shelf
+        self._background = background
+        self._for_node = for_node
+        self._placed = False
+        self._ours: Lease | None = None
+        self._leader: Lease | None = None
+        self._gone: Lease | None = None
+        self._fruitless = 0
+        self._holders: list[str] = []
+        self._asked: set[str] = set()
+        self._given: NearSource | None = None
+        self._left = asyncio.Event()
+        self._has_it = False
+
+    async def next(self) -> NearSource | None:
+        """Return who is to be asked now, None for the upstream. Raises GatewayTimeout (see `near.Flight`)."""
+        self.following = False
+        if not self._placed or self.lost:
+            await self._take_place()
+        self._given = await self._choose()
+        return self._given
+
+    def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
+        """See `near.Flight`. Whoever gave something worth it is asked again, a few times."""
+        if source is not self._given:
+            return
+        useful = received >= PROGRESS
+        if self._leader is not None:
+            self._fruitless = 0 if useful else self._fruitless + 1
+            if isinstance(error, GatewayTimeout):
+                self._fruitless = FRUITLESS
+            self._gone, self._leader, self._placed = self._leader, None, False
+        elif useful:
+            self._asked.discard(source.name)
+
+    def stored(self) -> None:
+        """See `near.Flight`."""
+        self._has_it = True
+
+    def leave(self) -> None:
+        """End it: give the lease back, tell that this node has it. What Redis is told waits for nobody."""
+        self._left.set()
+        if self._leases is not None and (self._ours is not None or self._has_it):
+            self._background.create_task(self._tell(self._leases, self._ours), name=f"leave {self._digest}")
+        self._ours = None
+
+    async def _choose(self) -> NearSource | None:
+        if self._leader is not None and self._neighbours is not None:
+            if self._for_node:
+                raise GatewayTimeout(
+                    f"another node leads the download of {self._digest}: ask that one, or the upstream"
+                )
+            still = partial(self._still_leads, self._leader)
+            source = self._neighbour(self._neighbours, self._leader.node, held=False, still=still)
+            if source is not None:
+                self.following = True
+                return source
+            self._leader = None
+        if self._neighbours is not None and not self._for_node:
+            for url in self._holders:
+                source = self._neighbour(self._neighbours, url, held=True, still=None)
+                if source is not None and source.name not in self._asked:
+                    self._asked.add(source.name)
+                    return source
+        if self._shelf is not None and self._shelf.name not in self._asked:
+            self._asked.add(self._shelf.name)
+            return self._shelf
+        return None
+
+    @staticmethod
+    def _neighbour(
+        neighbours: Neighbours, url: str, *, held: bool, still: Callable[[], Awaitable[bool]] | None
+    ) -> NearSource | None:
+        try:
+            return neighbours.at(url, held=held, still=still)
+        except ValueError:
+            _log.warning("what Redis calls a node is none", extra={"url": url})
+            return None
+
+    async def _take_place(self) -> None:
+        self.lost, self._placed = False, True
+        gone, self._gone = self._gone, None
+        if self._leases is None or self._neighbours is None or self._fruitless >= FRUITLESS:
+            return
+        alive = False
+        if gone is not None:
+            await asyncio.sleep(PAUSE_SECONDS * self._fruitless)
+            alive = await self._neighbours.alive(gone.node)
+        try:
+            self._stand(
+                await self._leases.acquire(str(self._digest), instead_of=None if alive else gone, mine_is_dead=True)
+            )
+        except LinkDown:
+            # Redis knows no more than we do: who led and is alive goes on leading.
+            self._leader = gone if alive else None
+
+    def _stand(self, standing: Standing) -> None:
+        self._holders = list(standing.holders)
+        self._leader = standing.theirs
+        if standing.ours is not None and self._leases is not None:
+            self._ours = standing.ours
+            self._background.create_task(self._renew(self._leases, standing.ours), name=f"lead {self._digest}")
+
+    async def _renew(self, leases: Leases, lease: Lease) -> None:
+        """Keep the lease until the flight is left, or another has it."""
+        while self._ours is lease:
+            try:
+                async with asyncio.timeout(BEAT_SECONDS):
+                    await self._left.wait()
+                return
+            except TimeoutError:
+                pass
+            try:
+                if self._ours is lease and not await leases.beat(lease):
+                    _log.warning("another node leads a download that this one led", extra={"digest": str(self._digest)})
+                    self._ours, self.lost = None, True
+            except LinkDown:
+                continue
+
+    async def _still_leads(self, leader: Lease) -> bool:
+        """Tell whether a leader that gives nothing has its lease; where Redis does not answer, a ping must do."""
+        if self._leases is None:
+            return False
+        try:
+            return await self._leases.look(leader.key) == leader
+        except LinkDown:
+            return True
+
+    async def _tell(self, leases: Leases, lease: Lease | None) -> None:
+        try:
+            if lease is not None:
+                await leases.release(lease, holds=self._has_it, said=None)
+            else:
+                await leases.hold([str(self._digest)])
+        except LinkDown:
+            return

@@ -1,0 +1,319 @@
+"""A cache whose neighbours and bucket are played by hand: who is asked, what is believed, and who must not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from metrics.events import Event, FillFinished
+from proxy.cache.near import Alone, NearManifest, NearSource, NearStream, Solitary, TagSaid
+from proxy.cache.reader import FileReader
+from proxy.cache.readthrough import ReadThrough, open_cache
+from proxy.memory import MemorySource
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BlobUnknown, GatewayTimeout, ManifestUnknown, NotFound, RegistryError, Unavailable
+from proxy.oci.names import Repository, Tag
+from proxy.oci.ranges import ByteRange
+from proxy.store.store import Store
+from tests.cache.lab import ALPINE, HUB
+from tests.support.contents import blob, make_image
+
+MIB = 1 << 20
+DATA = blob(3 * MIB)
+DIGEST = Digest.of(DATA)
+IMAGE = make_image([b"layer"])
+DESCRIPTOR = Descriptor(IMAGE.media_type, IMAGE.digest, len(IMAGE.body))
+BUSYBOX = Repository(HUB, "library/busybox")
+
+
+class Stream:
+    """What a Near gives; it breaks off before byte `ends`."""
+
+    def __init__(self, near: Near, digest: Digest, data: bytes, start: int) -> None:
+        self.digest, self.size, self.start, self.end = digest, len(data), start, len(data)
+        self.anonymous, self.proven = near.public, near.proven
+        self._near, self._data = near, data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        ends = self.end if self._near.ends is None else self._near.ends
+        for at in range(self.start, min(ends, self.end), 1 << 16):
+            yield self._data[at : min(at + (1 << 16), ends)]
+            await asyncio.sleep(0)
+        if ends < self.end:
+            self._near.ends = None
+            raise Unavailable("the neighbour is gone")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class Near:
+    """Somebody near who has everything in `blobs` and `manifests`."""
+
+    name: str = "node"
+    is_node: bool = True
+    blobs: dict[Digest, bytes] = field(default_factory=dict)
+    manifests: dict[Digest, NearManifest] = field(default_factory=dict)
+    proven: bool = True
+    public: bool = True
+    ends: int | None = None
+    asked: list[str] = field(default_factory=list)
+    opening: asyncio.Event = field(default_factory=asyncio.Event)
+    peer: ReadThrough | None = None
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
+        self.asked.append(f"{digest} {span or ''}".strip())
+        self.opening.set()
+        if self.peer is not None:
+            given = await self.peer.node_blob(repository, digest, span, held=False)
+            await given.stream.aclose()
+        if digest not in self.blobs:
+            raise BlobUnknown("not here")
+        return Stream(self, digest, self.blobs[digest], span.first or 0 if span else 0)
+
+    async def manifest(self, repository: Repository, digest: Digest) -> NearManifest:
+        self.asked.append(digest)
+        if digest not in self.manifests:
+            raise ManifestUnknown("not here")
+        return self.manifests[digest]
+
+
+class Flight(Solitary):
+    def __init__(self, fleet: Fleet) -> None:
+        self._left = list(fleet.near)
+        self._fleet = fleet
+
+    async def next(self) -> NearSource | None:
+        self.following = bool(self._left) and self._fleet.leads
+        return self._left[0] if self._left else None
+
+    def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
+        self._fleet.failures.append(error)
+        self._left.pop(0)
+
+    def stored(self) -> None:
+        self._fleet.stored += 1
+
+
+class Question(Solitary):
+    def __init__(self, fleet: Fleet) -> None:
+        self.said = fleet.said
+        self._fleet = fleet
+
+    def heard(self, found: Descriptor | NotFound, seconds: float) -> None:
+        self._fleet.heard.append(found)
+
+
+class Fleet(Alone):
+    """`near` are asked one after another; `leads`: they lead, and may wait for somebody in turn."""
+
+    @property
+    def alone(self) -> bool:
+        return False
+
+    def __init__(self, *near: Near, leads: bool = False) -> None:
+        self.near = near
+        self.leads = leads
+        self.failures: list[RegistryError] = []
+        self.stored = 0
+        self.said: TagSaid | None = None
+        self.heard: list[Descriptor | NotFound] = []
+        self.told: NotFound | None = None
+        self.whole: set[Digest] = set()
+
+    @asynccontextmanager
+    async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
+        yield Flight(self)
+
+    @asynccontextmanager
+    async def tag_flight(
+        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
+    ) -> AsyncIterator[Question]:
+        yield Question(self)
+
+    async def missing(self, *_: object) -> NotFound | None:
+        return self.told
+
+    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+        return digest in self.whole
+
+
+@dataclass
+class Node:
+    cache: ReadThrough
+    store: Store
+    upstream: MemorySource
+    events: list[Event]
+
+    async def get(self, repository: Repository = ALPINE) -> bytes:
+        reader = await self.cache.open_blob(repository, DIGEST)
+        assert isinstance(reader, FileReader)
+        try:
+            return b"".join([chunk async for chunk in reader])
+        finally:
+            await reader.aclose()
+
+
+@asynccontextmanager
+async def node(root: Path, fleet: Fleet, *, offline: bool = False, reachable: bool = True) -> AsyncIterator[Node]:
+    upstream = MemorySource("upstream", anonymous=True)
+    upstream.add_blob(ALPINE, DATA)
+    events: list[Event] = []
+    store = await Store.open(root)
+    try:
+        async with open_cache(
+            store, {HUB: [upstream]}, emit=events.append, fleet=fleet, offline=offline, reachable=lambda name: reachable
+        ) as cache:
+            yield Node(cache, store, upstream, events)
+    finally:
+        await store.close()
+
+
+async def test_a_neighbour_that_has_proved_the_repository_spares_the_upstream(tmp_path: Path) -> None:
+    near = Near(blobs={DIGEST: DATA})
+    async with node(tmp_path, fleet := Fleet(near)) as here:
+        assert await here.get() == DATA
+        await here.cache.idle()
+        assert here.upstream.opened == 0
+        assert fleet.stored == 1
+        (finished,) = [event for event in here.events if isinstance(event, FillFinished)]
+        assert (finished.outcome, finished.from_nodes, finished.from_bucket) == ("committed", len(DATA), 0)
+        record = await here.store.catalog.blob(DIGEST)
+        assert record is not None
+        assert record.public
+
+
+async def test_knowing_a_digest_that_a_neighbour_has_is_no_permission(tmp_path: Path) -> None:  # P43
+    near = Near(blobs={DIGEST: DATA}, proven=False)
+    async with node(tmp_path, Fleet(near)) as here:
+        with pytest.raises(BlobUnknown):
+            await here.get(BUSYBOX)
+        assert await here.get(ALPINE) == DATA
+        assert here.upstream.opened == 0
+
+
+async def test_nobody_can_prove_anything_while_the_upstream_is_gone(tmp_path: Path) -> None:  # P43
+    near = Near(blobs={DIGEST: DATA}, proven=False)
+    async with node(tmp_path, Fleet(near), offline=True) as here:
+        with pytest.raises(Unavailable):
+            await here.get()
+        near.proven = True
+        await here.cache.idle()
+        assert await here.get() == DATA
+
+
+async def test_a_neighbour_that_dies_is_taken_up_by_range_elsewhere(tmp_path: Path) -> None:  # P28
+    near = Near(blobs={DIGEST: DATA}, ends=2 * MIB)
+    async with node(tmp_path, fleet := Fleet(near)) as here:
+        assert await here.get() == DATA
+        await here.cache.idle()
+        assert [type(error) for error in fleet.failures] == [Unavailable]
+        assert here.upstream.opened == 1
+        (finished,) = [event for event in here.events if isinstance(event, FillFinished)]
+        assert finished.from_nodes == 2 * MIB
+        assert finished.received == len(DATA)
+
+
+async def test_wrong_bytes_of_a_neighbour_are_never_served_whole_and_not_asked_for_again(tmp_path: Path) -> None:  # P38
+    near = Near(blobs={DIGEST: DATA[:-1] + b"x"})
+    async with node(tmp_path, Fleet(near)) as here:
+        with pytest.raises(RegistryError):
+            await here.get()
+        await here.cache.idle()
+        assert here.upstream.opened == 1
+        assert await here.get() == DATA
+
+
+async def test_a_bucket_with_an_object_of_another_size_is_left_alone(tmp_path: Path) -> None:
+    near = Near("bucket", False, blobs={DIGEST: DATA[: 2 * MIB]})
+    async with node(tmp_path, Fleet(near)) as here:
+        with pytest.raises(RegistryError):
+            await here.get()
+        await here.cache.idle()
+        assert await here.get() == DATA
+
+
+async def test_two_nodes_that_each_follow_the_other_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    to_b, to_a = Near("b"), Near("a")
+    fleet_a, fleet_b = Fleet(to_b, leads=True), Fleet(to_a, leads=True)
+    async with node(tmp_path / "a", fleet_a) as a, node(tmp_path / "b", fleet_b) as b:
+        to_b.peer, to_a.peer = b.cache, a.cache
+        async with asyncio.timeout(2):
+            assert [*await asyncio.gather(a.get(), b.get())] == [DATA, DATA]
+        assert {type(error) for error in (*fleet_a.failures, *fleet_b.failures)} >= {GatewayTimeout}
+        assert a.upstream.opened + b.upstream.opened >= 1
+
+
+async def test_another_node_joins_a_fill_from_the_upstream_and_hears_what_is_proven(tmp_path: Path) -> None:
+    async with node(tmp_path, Fleet()) as here:
+        given = await here.cache.node_blob(ALPINE, DIGEST, ByteRange(MIB, None), held=False)
+        assert b"".join([chunk async for chunk in given.stream]) == DATA[MIB:]
+        assert given.proven
+        await given.stream.aclose()
+        await here.cache.idle()
+        other = await here.cache.node_blob(BUSYBOX, DIGEST, None, held=True)
+        assert not other.proven
+        await other.stream.aclose()
+
+
+async def test_what_is_only_held_starts_nothing(tmp_path: Path) -> None:
+    async with node(tmp_path, Fleet()) as here:
+        with pytest.raises(BlobUnknown):
+            await here.cache.node_blob(ALPINE, DIGEST, None, held=True)
+        assert here.upstream.opened == 0
+
+
+async def test_a_manifest_and_where_its_tag_points_come_from_near(tmp_path: Path) -> None:
+    parsed = NearManifest(DESCRIPTOR, IMAGE.body, True, proven=True, servable=True)
+    near = Near(manifests={IMAGE.digest: parsed})
+    async with node(tmp_path, fleet := Fleet(near), reachable=False) as here:
+        fleet.said = TagSaid(DESCRIPTOR, "", 3.0)
+        fleet.whole.add(IMAGE.digest)
+        served = await here.cache.manifest(ALPINE, Tag("1"))
+        assert served.body == IMAGE.body
+        record = await here.store.catalog.tag(ALPINE, Tag("1"))
+        assert record is not None
+        assert fleet.heard == []
+        given = await here.cache.node_manifest(ALPINE, IMAGE.digest, held=True)
+        assert given.proven
+
+
+async def test_what_the_upstream_says_of_a_tag_is_told_to_the_fleet(tmp_path: Path) -> None:
+    async with node(tmp_path, fleet := Fleet()) as here:
+        with pytest.raises(ManifestUnknown):
+            await here.cache.manifest(ALPINE, Tag("1"))
+        here.upstream.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type, "2")
+        await here.cache.manifest(ALPINE, Tag("2"))
+        assert [type(told) for told in fleet.heard] == [ManifestUnknown, Descriptor]
+        said = await here.cache.node_tag(ALPINE, Tag("2"))
+        assert said.found == DESCRIPTOR
+        with pytest.raises(GatewayTimeout):
+            await here.cache.node_tag(ALPINE, Tag("3"))
+
+
+async def test_a_manifest_whose_blobs_nobody_near_has_is_not_given_while_the_upstream_is_gone(
+    tmp_path: Path,
+) -> None:  # P27
+    near = Near(manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, proven=True, servable=False)})
+    async with node(tmp_path, fleet := Fleet(near), offline=True) as here:
+        with pytest.raises(Unavailable):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+        fleet.whole.add(IMAGE.digest)
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).outcome == "hit"
+
+
+async def test_a_404_that_another_node_heard_is_believed(tmp_path: Path) -> None:
+    async with node(tmp_path, fleet := Fleet()) as here:
+        fleet.told = BlobUnknown("said elsewhere")
+        with pytest.raises(BlobUnknown, match="said elsewhere"):
+            await here.get()
+        fleet.told = None
+        assert await here.get() == DATA
