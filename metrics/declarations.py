@@ -267,6 +267,22 @@ REDIS_REFUSED = Metric(
     ("script",),
 )
 
+RECORDS_MERGED = Metric(
+    "entrepot_exchange_records_total",
+    "counter",
+    "Records of other nodes that changed something here (tag, membership, pin), and those of a clock too far ahead "
+    "(refused).",
+    ("kind",),
+)
+EXCHANGE_FAILURES = Metric(
+    "entrepot_exchange_failures_total",
+    "counter",
+    "Other nodes' records that could not be taken over: unreachable, unreadable, same-catalog.",
+    ("reason",),
+)
+EXCHANGE_NODES = Metric("entrepot_exchange_nodes", "gauge", "Other nodes whose records are taken over.")
+EXCHANGE_NODES_CURRENT = Metric("entrepot_exchange_nodes_current", "gauge", "Those of them whose records all are here.")
+
 LOOP_LAG_SECONDS = Metric(
     "entrepot_event_loop_lag_seconds", "histogram", "How late the event loop woke a sleeper.", (), LAG_SECONDS
 )
@@ -332,6 +348,10 @@ METRICS: tuple[Metric, ...] = (
     REDIS_UP,
     REDIS_CALL_SECONDS,
     REDIS_REFUSED,
+    RECORDS_MERGED,
+    EXCHANGE_FAILURES,
+    EXCHANGE_NODES,
+    EXCHANGE_NODES_CURRENT,
     LOOP_LAG_SECONDS,
     LOG_LINES_DROPPED,
 )

@@ -256,6 +256,31 @@ class RedisRefused:
     script: str
 
 
+@dataclass(frozen=True, slots=True)
+class RecordsMerged:
+    """A page of another node's records was merged: how many changed something here, how many its clock forbade."""
+
+    tags: int
+    memberships: int
+    pins: int
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFailed:
+    """Another node's records could not be taken over. reason: unreachable | unreadable | same-catalog."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStanding:
+    """Of how many nodes records are taken over, and of how many of them all are here."""
+
+    nodes: int
+    current: int
+
+
 Event = (
     BucketCollected
     | BucketHealth
@@ -281,6 +306,9 @@ Event = (
     | RedisHealth
     | RedisCall
     | RedisRefused
+    | RecordsMerged
+    | FeedFailed
+    | FeedStanding
 )
 Emit = Callable[[Event], None]
 

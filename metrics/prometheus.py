@@ -26,12 +26,15 @@ from metrics.events import (
     BucketTransferred,
     ClosureEvicted,
     Event,
+    FeedFailed,
+    FeedStanding,
     FillFinished,
     FillJoined,
     FillResumed,
     FillStarted,
     NeighbourAnswered,
     NeighbourRequest,
+    RecordsMerged,
     RedisCall,
     RedisHealth,
     RedisRefused,
@@ -107,6 +110,9 @@ class Metrics:
                 ClosureEvicted: self._closure_evicted,
                 SpaceMeasured: self._space_measured,
                 WarmFinished: self._warm_finished,
+                RecordsMerged: self._records_merged,
+                FeedFailed: self._feed_failed,
+                FeedStanding: self._feed_standing,
                 RedisHealth: self._redis_health,
                 RedisCall: self._redis_call,
                 RedisRefused: self._redis_refused,
@@ -301,6 +307,23 @@ class Metrics:
     def _uploads_queued(self, event: UploadsQueued) -> None:
         self.set(declared.BUCKET_UPLOADS_WAITING, event.waiting)
         self.set(declared.BUCKET_UPLOADS_OLDEST, event.oldest)
+
+    def _records_merged(self, event: RecordsMerged) -> None:
+        for kind, count in (
+            ("tag", event.tags),
+            ("membership", event.memberships),
+            ("pin", event.pins),
+            ("refused", event.refused),
+        ):
+            if count:
+                self._families.value(declared.RECORDS_MERGED, kind).number += count
+
+    def _feed_failed(self, event: FeedFailed) -> None:
+        self._families.value(declared.EXCHANGE_FAILURES, event.reason).number += 1
+
+    def _feed_standing(self, event: FeedStanding) -> None:
+        self.set(declared.EXCHANGE_NODES, float(event.nodes))
+        self.set(declared.EXCHANGE_NODES_CURRENT, float(event.current))
 
     def _redis_health(self, event: RedisHealth) -> None:
         self.set(declared.REDIS_UP, float(event.up))

@@ -1,0 +1,214 @@
+"""Taking over what the other nodes say about their catalogs: one task per node asks, merges, and waits for more.
+
+    catch up, one node after another → ask and wait, all at once → a failure: pause, and catch up again
+
+Whoever has nothing takes everything from the first node that answers, and learns with it how far that one has read
+the others: of those it then asks for the rest alone. Positions are kept in the catalog, in the transaction that merges
+the records, so that what is cut short goes on where it was. Pages are merged by short steps between which other
+writers have their turn. No bytes and no manifests are fetched: that is done when somebody asks for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from metrics.events import Emit, FeedFailed, FeedStanding, RecordsMerged, ignore
+from proxy.oci.errors import BadContent, RegistryError
+from proxy.oci.names import Repository
+from proxy.store.catalog import Catalog
+from proxy.store.exchanged import AHEAD_SECONDS, Page
+from proxy.store.feed import read_cursors
+from sync.records import Question, decode
+
+WAIT_SECONDS = 25.0
+GRACE_SECONDS = 10.0
+LOOK_SECONDS = 30.0
+PAUSE_SECONDS = (0.5, 30.0)
+
+_log = logging.getLogger(__name__)
+
+Fetch = Callable[[str, str, float], Awaitable[bytes]]
+
+
+class Changed(Protocol):
+    """Wakes when `nodes` would say something else."""
+
+    async def wait(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far another node's records are here.
+
+    records: at most how many it has that were not merged here; None: not known yet. since: the event loop's time when
+    all was here last, or when this node was first met. error: why it could not be asked the last time.
+    """
+
+    records: int | None
+    since: float
+    error: str | None = None
+
+
+class SameCatalog(BadContent):
+    """Two nodes have one catalog: the data folder was copied, or a node was told that its neighbour is itself."""
+
+
+class Exchange:
+    """See the module; `run` it in the one process that owns the data folder.
+
+    nodes: the URLs of the other nodes, as they stand now. fetch: asks a node (by URL) for a path with its query, gives
+    it so many seconds, and returns the body; raises RegistryError, OSError or TimeoutError.
+    State: the tasks of `run`, one standing per node, and who may catch up now.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        nodes: Callable[[], Sequence[str]],
+        changed: Changed,
+        fetch: Fetch,
+        emit: Emit = ignore,
+    ) -> None:
+        self._catalog = catalog
+        self._nodes = nodes
+        self._changed = changed
+        self._fetch = fetch
+        self._emit = emit
+        self._standings: dict[str, Standing] = {}
+        self._catching_up = asyncio.Lock()
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """How far the records of each node are here."""
+        return self._standings
+
+    @property
+    def behind(self) -> Mapping[str, float]:
+        """Seconds for which not all records of a node have been here; 0: they are."""
+        now = asyncio.get_running_loop().time()
+        return {
+            node: now - standing.since if standing.records != 0 or standing.error else 0.0
+            for node, standing in self._standings.items()
+        }
+
+    async def run(self) -> None:
+        """Follow the nodes there are, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            tasks: dict[str, asyncio.Task[None]] = {}
+            while True:
+                wanted = dict.fromkeys(self._nodes())
+                for node in tasks.keys() - wanted.keys():
+                    tasks.pop(node).cancel()
+                    self._standings.pop(node, None)
+                for node in wanted:
+                    if node not in tasks:
+                        self._standings[node] = Standing(None, asyncio.get_running_loop().time())
+                        tasks[node] = group.create_task(self._follow(node), name=f"exchange {node}")
+                self._tell()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._changed.wait()
+
+    async def catch_up(self, node: str) -> None:
+        """Take over all that `node` has now. Raises what `fetch` does, StoreError and BadContent."""
+        position = await self._position(node, None)
+        while True:
+            page = await self._step(node, position, 0.0)
+            position = replace(position, epoch=page.epoch, seq=page.next)
+            if not page.more and not page.restart:
+                return
+
+    async def _follow(self, node: str) -> None:
+        failures = 0
+        while True:
+            try:
+                async with self._catching_up:
+                    await self.catch_up(node)
+                failures = 0
+                position = await self._position(node, None)
+                while True:
+                    page = await self._step(node, replace(position, cursors=False), WAIT_SECONDS)
+                    position = replace(position, epoch=page.epoch, seq=page.next)
+            except Exception as error:
+                self._failed(node, error, first=failures == 0)
+            failures += 1
+            least, most = PAUSE_SECONDS
+            await asyncio.sleep(min(most, least * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0))
+
+    async def _position(self, node: str, epoch: str | None) -> Question:
+        """Return what to ask next: of what `epoch` is known to have been read or, None, what `node` was read of."""
+        cursors = await self._catalog.read(read_cursors)
+        for cursor in cursors:
+            if cursor.epoch == epoch if epoch is not None else cursor.node == node:
+                return Question(cursor.epoch, cursor.seq, cursors=True)
+        return Question(epoch or "", 0, cursors=True)
+
+    async def _step(self, node: str, question: Question, wait: float) -> Page:
+        """Ask once and merge the answer; one that says `restart` is given back with where to begin."""
+        body = await self._fetch(node, replace(question, wait=wait).target, wait + GRACE_SECONDS)
+        page, repositories = decode(body)
+        if page.epoch == self._catalog.epoch:
+            raise SameCatalog(
+                f"node {node} has the same catalog as this one (epoch {page.epoch}): was the data folder copied? Take "
+                "the catalog's files out of one of the two folders and restart it, its blobs are found again"
+            )
+        if page.restart:
+            known = await self._position(node, page.epoch)
+            begin = known.seq if known.seq <= page.head and page.epoch != question.epoch else 0
+            return Page(page.epoch, page.head, begin, restart=True)
+        if page.epoch != question.epoch or page.next < question.seq:
+            raise BadContent(f"node {node} answers about another catalog, or position, than it was asked for")
+        if page.records or page.next > question.seq or page.cursors:
+            await self._merge(node, page, repositories)
+        self._stand(node, Standing(page.head - page.next, asyncio.get_running_loop().time()))
+        return page
+
+    async def _merge(self, node: str, page: Page, repositories: Sequence[Repository]) -> None:
+        start = tags = memberships = pins = refused = 0
+        while True:
+            merged = await self._catalog.merge(page, repositories, start, node)
+            start = merged.done
+            tags, memberships, pins = tags + merged.tags, memberships + merged.memberships, pins + merged.pins
+            refused += merged.refused
+            if start >= len(page.records):
+                break
+        if refused:
+            _log.warning(
+                "%d records of node %s were refused: their versions are more than %d s ahead of this node's clock. Set "
+                "the clocks of both right",
+                refused,
+                node,
+                AHEAD_SECONDS,
+            )
+        if page.records:
+            self._emit(RecordsMerged(tags, memberships, pins, refused))
+
+    def _stand(self, node: str, standing: Standing) -> None:
+        known = self._standings.get(node)
+        if standing.records != 0 and known is not None:
+            standing = replace(standing, since=known.since)
+        self._standings[node] = standing
+        if known is None or known.error or (known.records == 0) != (standing.records == 0):
+            self._tell()
+
+    def _failed(self, node: str, error: Exception, *, first: bool) -> None:
+        known = self._standings.get(node)
+        if known is not None:
+            self._standings[node] = replace(known, error=str(error) or type(error).__name__)
+        if not isinstance(error, RegistryError | OSError | TimeoutError):
+            _log.exception("the exchange with node %s met what it does not know", node)
+        elif first:
+            _log.warning("the records of node %s cannot be taken over at the moment: %s", node, error)
+        reason = "same-catalog" if isinstance(error, SameCatalog) else "unreadable"
+        unreachable = isinstance(error, RegistryError | OSError) and not isinstance(error, BadContent)
+        self._emit(FeedFailed("unreachable" if unreachable else reason))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._emit(FeedStanding(len(self._standings), sum(seconds == 0 for seconds in self.behind.values())))
