@@ -14,6 +14,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from entrepot.config.model import Address, Secret, SecretUrl
+from proxy.fleet.address import parse as parse_address
 from proxy.oci.globs import Glob
 
 T = TypeVar("T")
@@ -34,7 +35,6 @@ _HOST_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_-]{0,61}[a-zA-Z0-9])?"
 _HOST = re.compile(rf"{_HOST_LABEL}(?:\.{_HOST_LABEL})*")
 _UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9_.]+)?")
-_REDIS = tuple(f"redis{s}{kind}" for kind in ("", "+sentinel", "+cluster") for s in ("", "s"))
 _STORE = re.compile(r"(?:s3|gs|az)://[a-zA-Z0-9][a-zA-Z0-9._-]{1,62}(?:/[a-zA-Z0-9._~-]+)*")
 _HOST_GLOB = re.compile(r"(?:\*|[a-z0-9*](?:[a-z0-9*-]{0,62}))(?:\.[a-z0-9*-]{1,63})*")
 _REGION = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
@@ -146,11 +146,9 @@ def secret(value: object) -> Secret:
 
 
 def redis_url(value: object) -> SecretUrl:
-    """Return where Redis is; the modules that connect read the rest of it."""
+    """Return where Redis is."""
     written = text(value).strip()
-    scheme, separator, rest = written.partition("://")
-    if not separator or scheme not in _REDIS or not rest.rpartition("@")[2].partition("/")[0].partition("?")[0]:
-        raise ValueError(f"it is not a URL with a host that begins with {', '.join(f'{one}://' for one in _REDIS)}")
+    parse_address(written)
     return SecretUrl(written)
 
 

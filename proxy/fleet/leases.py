@@ -29,10 +29,20 @@ HOLDERS_MOST = 8
 _HOLDERS_KEPT = 16
 SAID_MOST = 4096
 
+_HOLDERS = """
+local function holders(key, node, now, hint_ms, most)
+  local others = {}
+  for _, holder in ipairs(redis.call('ZREVRANGEBYSCORE', key, '+inf', now - hint_ms, 'LIMIT', 0, most + 1)) do
+    if holder ~= node and #others < most then others[#others + 1] = holder end
+  end
+  return others
+end
+"""
 # A time to live beyond LEASE_SECONDS, or none, is left by a clock that was set back: nobody may wait for that.
 _ACQUIRE = Script(
     "acquire",
     NOW
+    + _HOLDERS
     + """
 local mine, node, lease_ms, hint_ms, instead_of, dead = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5],
     ARGV[6]
@@ -43,12 +53,7 @@ if held then
   if held == instead_of or (dead == '1' and string.match(held, '^%S+ (.*)$') == node) then held = false end
 end
 if not held then redis.call('SET', KEYS[1], mine .. ' ' .. node, 'PX', lease_ms) end
-local said = redis.call('GET', KEYS[3])
-local most, holders = tonumber(ARGV[7]), {}
-for _, holder in ipairs(redis.call('ZREVRANGEBYSCORE', KEYS[2], '+inf', now - hint_ms, 'LIMIT', 0, most + 1)) do
-  if holder ~= node and #holders < most then holders[#holders + 1] = holder end
-end
-return {held, said, now, holders}
+return {held, redis.call('GET', KEYS[3]), now, holders(KEYS[2], node, now, hint_ms, tonumber(ARGV[7]))}
 """,
 )
 _BEAT = Script(
@@ -81,6 +86,9 @@ return 1
 """,
 )
 _LOOK = Script("look", "return redis.call('GET', KEYS[1])")
+_WHO_HOLDS = Script(
+    "holders", NOW + _HOLDERS + "return holders(KEYS[1], ARGV[1], now, tonumber(ARGV[2]), tonumber(ARGV[3]))"
+)
 _HOLD_ONE = Script("hold", NOW + _HOLD + "hold(KEYS[1], ARGV[1], now, tonumber(ARGV[2]), tonumber(ARGV[3])) return 1")
 _UNHOLD_ONE = Script("unhold", "return redis.call('ZREM', KEYS[1], ARGV[1])")
 
@@ -144,7 +152,7 @@ class Leases:
         return Standing(
             ours=None if theirs else ours,
             theirs=theirs,
-            holders=tuple(holder.decode() for holder in holders),
+            holders=_nodes(holders),
             said=_said(said, int(now)),
         )
 
@@ -169,6 +177,11 @@ class Leases:
         """Return who has the lease of `key` now."""
         return _lease(key, await self._link.run(_LOOK, self._keys(key)[:1]))
 
+    async def holders(self, key: str) -> tuple[str, ...]:
+        """Return which other nodes have the content of `key`, newest first, HOLDERS_MOST at most."""
+        args = (self._node, _ms(HINT_SECONDS), HOLDERS_MOST)
+        return _nodes(await self._link.run(_WHO_HOLDS, self._keys(key)[1:2], args))
+
     async def hold(self, keys: Sequence[str]) -> None:
         """Tell that this node has the content of `keys`, for HINT_SECONDS."""
         args = (self._node, _ms(HINT_SECONDS), _HOLDERS_KEPT)
@@ -189,6 +202,10 @@ def _ms(seconds: float) -> int:
 
 def _value(lease: Lease) -> str:
     return f"{lease.nonce} {lease.node}"
+
+
+def _nodes(values: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(value.decode(errors="replace") for value in values)
 
 
 def _lease(key: str, value: Any) -> Lease | None:

@@ -12,6 +12,10 @@ In `open` nothing is sent: the caller fails at once, or goes to an alternate. In
 with no retries; the others wait for what becomes of it. The quiet time doubles from `quiet` up to `quiet_most` seconds
 and is cut by up to half at random, so that a fleet does not come back at one instant. What a host asks for by
 `Retry-After` is `holds`.
+
+What another node of the fleet found out is learned: that a host fails opens the breaker until that node's quiet time
+ends, unless the host has answered us since; that it answers again lets a question through at once. Only our own
+questions close the breaker.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ class Health:
         self._until = 0.0
         self._openings = 0
         self._by_answers = False
+        self._learned = False
         self._answers: deque[tuple[float, bool]] = deque(maxlen=WATCHED)
         self._last_error: RegistryError | None = None
 
@@ -77,6 +82,21 @@ class Health:
     def opened_at(self) -> float | None:
         """When the latest question failed, by the clock; None while the breaker is closed."""
         return self._opened_at
+
+    @property
+    def answered_at(self) -> float | None:
+        """When it last answered us, by the clock."""
+        return self._answered_at
+
+    @property
+    def quiet_left(self) -> float:
+        """The seconds for which it is not asked yet; 0 while it may be."""
+        return max(0.0, self._until - self.clock()) if self.failing else 0.0
+
+    @property
+    def learned(self) -> bool:
+        """It counts as failing by what another node found out, not by a question of ours."""
+        return self._learned
 
     @property
     def failing(self) -> bool:
@@ -132,6 +152,21 @@ class Health:
             return
         self._open(error, by_answers=False)
 
+    def learn_failing(self, error: RegistryError, age: float, left: float) -> None:
+        """Another node found out `age` seconds ago that it fails, and asks it again in `left` seconds."""
+        now = self.clock()
+        if self.failing or left <= 0 or (self._answered_at is not None and self._answered_at > now - age):
+            return
+        self._opened_at, self._until = now - age, now + min(left, self._quiet_most)
+        self._by_answers, self._learned = False, True
+        self._last_error = error
+
+    def learn_answering(self, age: float) -> None:
+        """Another node had an answer of it `age` seconds ago: find out at once whether we have, too."""
+        now = self.clock()
+        if self._opened_at is not None and self._opened_at < now - age:
+            self._until = min(self._until, now)
+
     def _note(self, now: float, bad: bool, status: int) -> None:
         self._answers.append((now, bad))
         while self._answers[0][0] < now - WATCHED_SECONDS:
@@ -148,10 +183,12 @@ class Health:
         self._opened_at = self.clock()
         self._until = self._opened_at + seconds * self._random.uniform(0.5, 1.0)
         self._by_answers = by_answers
+        self._learned = False
         self._last_error = error
         self._answers.clear()
 
     def _close(self) -> None:
         self._opened_at = self._last_error = None
+        self._learned = False
         self._openings = 0
         self._answers.clear()

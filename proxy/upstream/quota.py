@@ -29,10 +29,22 @@ class QuotaWatch:
         self._clock = clock
         self._told: UpstreamQuota | None = None
         self._told_at = 0.0
+        self._learned = False
 
     def note(self, told: UpstreamQuota) -> None:
         """Keep what the host says now."""
-        self._told, self._told_at = told, self._clock()
+        self._told, self._told_at, self._learned = told, self._clock(), False
+
+    def learn(self, told: UpstreamQuota, age: float) -> None:
+        """Keep what the host said to another node `age` seconds ago, where that is newer than what is known here."""
+        at = self._clock() - age
+        if self._told is None or at > self._told_at:
+            self._told, self._told_at, self._learned = told, at, True
+
+    @property
+    def heard(self) -> tuple[UpstreamQuota, float] | None:
+        """What the host last said, and when by the clock; None where another node told us so."""
+        return None if self._told is None or self._learned else (self._told, self._told_at)
 
     @property
     def stretch(self) -> float:

@@ -198,6 +198,10 @@ class RegistrySource:
         """Ask the host whether it answers, even while it counts as down. Raises Transient kinds."""
         await self._client.ping()
 
+    def learned(self) -> None:
+        """Tell what `health` has learned from another node, and see to it that somebody asks a host that fails."""
+        self._persistence.tell()
+
     async def _is_back(self) -> None:
         await self._persistence.ask(Asked("ping"), self.ping)
 

@@ -77,9 +77,10 @@ class Persistence:
                     self._health.failed(error, began)
                 raise
             finally:
-                self._tell()
+                self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Say how the host stands where that has changed, and call `when_failing` where it fails."""
         now = UpstreamHealth(self._host, self._health.failing, self._keyring.refused)
         if now != self._told:
             self._told = now

@@ -1,0 +1,140 @@
+"""Which nodes are in the fleet: each says so in Redis once a second, and learns of the others.
+
+    entrepot:nodes:<region>     a hash: URL → "<ms> <NodeInfo as JSON>"
+
+This key carries no version: it is where nodes of different versions meet, so what is in it stays as it is, and fields
+are only ever added. Times are Redis's. While Redis is down the last list stays in use: whoever is asked and does not
+answer is passed by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from proxy.cache.progress import Signal
+from proxy.fleet.link import Link, LinkDown
+from proxy.fleet.scripts import NOW, Script
+
+BEAT_SECONDS = 1.0
+SEEN_SECONDS = 5.0
+KEPT_SECONDS = 60.0
+NODES_MOST = 1000
+
+_BEAT = Script(
+    "nodes",
+    NOW
+    + """
+local seen_ms, kept_ms, most, seen = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), {}
+redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local ms, said = string.match(all[i + 1], '^(%d+) (.*)$')
+  local age = ms and now - tonumber(ms)
+  if not age or age > kept_ms or age < -seen_ms then
+    redis.call('HDEL', KEYS[1], all[i])
+  elseif age <= seen_ms and all[i] ~= ARGV[1] and #seen < most then
+    seen[#seen + 1] = said
+  end
+end
+return seen
+""",
+)
+_LEAVE = Script("leave", "return redis.call('HDEL', KEYS[1], ARGV[1])")
+_log = logging.getLogger(__name__)
+
+
+class NodeInfo(msgspec.Struct, frozen=True):
+    """A node as it tells of itself: `protocol` is what it speaks with other nodes, `epoch` its catalog's.
+
+    state: serving | draining (it ends what it has begun).
+    """
+
+    url: str
+    protocol: int
+    version: str
+    epoch: str
+    state: str = "serving"
+
+
+class Nodes:
+    """The other nodes of the fleet, as last seen; `changed` wakes who waits for news.
+
+    others: those that speak our protocol. incompatible: those that speak another one, and are not worked with.
+    """
+
+    def __init__(self, link: Link, me: NodeInfo) -> None:
+        self.me = me
+        self.others: tuple[NodeInfo, ...] = ()
+        self.incompatible: tuple[NodeInfo, ...] = ()
+        self.changed = Signal()
+        self._link = link
+        self._key = f"entrepot:nodes:{link.region}"
+        self._warned: set[tuple[str, int]] = set()
+        self._left = False
+
+    async def run(self) -> None:
+        """Tell the others of this node and learn of them, once a second. Runs until it is cancelled."""
+        while True:
+            await self.beat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def beat(self) -> bool:
+        """Do so once; False: Redis did not answer, all stays as it was."""
+        if self._left:
+            return False
+        args = (self.me.url, msgspec.json.encode(self.me), _ms(SEEN_SECONDS), _ms(KEPT_SECONDS), NODES_MOST)
+        try:
+            seen = await self._link.run(_BEAT, [self._key], args)
+        except LinkDown:
+            return False
+        self._learn(sorted(filter(None, map(_read, seen)), key=lambda node: node.url))
+        return True
+
+    async def drain(self) -> None:
+        """Tell the others that this node serves what it has begun and nothing new."""
+        self.me = msgspec.structs.replace(self.me, state="draining")
+        await self.beat()
+
+    async def leave(self) -> None:
+        """Take this node off the list: it ends. Where Redis does not answer, the others notice within SEEN_SECONDS."""
+        self._left = True
+        try:
+            await self._link.run(_LEAVE, [self._key], [self.me.url])
+        except LinkDown:
+            return
+
+    def _learn(self, nodes: list[NodeInfo]) -> None:
+        others = tuple(node for node in nodes if node.protocol == self.me.protocol)
+        incompatible = tuple(node for node in nodes if node.protocol != self.me.protocol)
+        for node in incompatible:
+            self._warn(node)
+        if (others, incompatible) != (self.others, self.incompatible):
+            self.others, self.incompatible = others, incompatible
+            self.changed.wake()
+
+    def _warn(self, node: NodeInfo) -> None:
+        if node.protocol > self.me.protocol and (node.url, node.protocol) not in self._warned:
+            if len(self._warned) >= NODES_MOST:
+                self._warned.clear()
+            self._warned.add((node.url, node.protocol))
+            _log.warning(
+                "node %s speaks fleet protocol %d, this one %d: upgrade this node; until then they do not help each "
+                "other",
+                node.url,
+                node.protocol,
+                self.me.protocol,
+            )
+
+
+def _read(said: bytes) -> NodeInfo | None:
+    try:
+        return msgspec.json.decode(said, type=NodeInfo)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
