@@ -256,7 +256,7 @@ class Endpoint:
 
 def _of(query: str) -> tuple[Repository, bool]:
     """Return in whose name a node asks, and whether only for what is stored. Raises NameInvalid."""
-    fields = parse_qs(query, max_num_fields=8)
+    fields = parse_qs(query)
     upstream, slash, path = fields.get("repository", [""])[0].partition("/")
     if not upstream or not slash:
         raise NameInvalid("write repository=UPSTREAM/PATH: in whose name is it asked for?")
