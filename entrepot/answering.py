@@ -21,7 +21,10 @@ from proxy.app import Face
 from proxy.cache.once import Background
 from proxy.cache.readthrough import ANSWER_SECONDS
 from proxy.clients import Clients
+from proxy.fleet_endpoint import Endpoint
+from proxy.front import Answerer, Front
 from proxy.server import BACKLOG, Server, connection_bound, listen
+from sync.records import CHANGES
 
 _ADVICE = {
     errno.EADDRINUSE: "; end the program that listens there, or give another address",
@@ -34,7 +37,7 @@ class Answering:
     """What answers requests now: connections outlive a reload, the face they talk to does not."""
 
     def __init__(self) -> None:
-        self.face: Face | None = None
+        self.face: Answerer | None = None
         self._held: AsyncExitStack | None = None
         self._ending = Background()
 
@@ -47,7 +50,7 @@ class Answering:
         config, stack = mirror.config, AsyncExitStack()
         try:
             access = await stack.enter_async_context(open_access(config, mirror.sources))
-            self.face = Face(
+            face = Face(
                 mirror.cache,
                 frozenset(mirror.sources),
                 config.default_upstream,
@@ -58,6 +61,7 @@ class Answering:
                 rules=rules_of(config),
                 hosts=config.hosts,
             )
+            self.face = Front(face, _endpoint(mirror, emit)) if mirror.part.is_node else face
         except BaseException:
             await stack.aclose()
             raise
@@ -70,6 +74,12 @@ class Answering:
         await self._ending.aclose()
         if self._held is not None:
             await self._held.aclose()
+
+
+def _endpoint(mirror: Mirror, emit: Emit) -> Endpoint:
+    part = mirror.part
+    more = {} if part.changes is None else {CHANGES: part.changes}
+    return Endpoint(part.url, part.secret, mirror.cache, emit, more=more)
 
 
 async def _end(access: AsyncExitStack) -> None:

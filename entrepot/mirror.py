@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from entrepot import __version__
 from entrepot.config import Config
+from entrepot.fleet import Joined, joined
 from entrepot.upstreams import Sources, open_sources, under_quota
 from entrepot.view import CrewView
 from metrics.events import Emit, ignore
@@ -33,7 +34,7 @@ class Mirror:
     """A mirror without its listeners; `state` and `listen_addresses` are set by whoever gives it some.
 
     `cache` and `sources` are what the configuration asks for; a reload replaces them. `crew` are the processes that
-    answer clients where this one does not.
+    answer clients where this one does not. `part` is this process's part in a fleet.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class Mirror:
     cache: ReadThrough
     metrics: Metrics
     sources: Sources
+    part: Joined = field(default_factory=Joined)
     state: State = "starting"
     listen_addresses: Sequence[str] = ()
     crew: CrewView | None = None
@@ -70,7 +72,7 @@ class Rebuilding:
         mirror, stack = self.mirror, AsyncExitStack()
         before = mirror.config, mirror.sources, mirror.cache
         try:
-            sources, cache = await stack.enter_async_context(_parts(config, mirror.store, self._emit))
+            sources, cache = await stack.enter_async_context(_parts(config, mirror.store, mirror.part, self._emit))
             mirror.config, mirror.sources, mirror.cache = config, sources, cache
             await show()
         except BaseException:
@@ -118,13 +120,14 @@ async def rebuildable(
     making_room = AsyncExitStack()
     try:
         sweeper = await making_room.enter_async_context(sweeping(store, config.quota, emit))
+        part = await making_room.enter_async_context(joined(config, store, emit, attached=attached))
         held = AsyncExitStack()
         try:
-            sources, cache = await held.enter_async_context(_parts(config, store, emit))
+            sources, cache = await held.enter_async_context(_parts(config, store, part, emit))
         except BaseException:
             await held.aclose()
             raise
-        running = Mirror(config, store, cache, metrics or Metrics(version=__version__), sources)
+        running = Mirror(config, store, cache, metrics or Metrics(version=__version__), sources, part)
         rebuilding = Rebuilding(running, emit, held, sweeper)
         try:
             if attached:
@@ -141,7 +144,7 @@ async def rebuildable(
 
 
 @asynccontextmanager
-async def _parts(config: Config, store: Store, emit: Emit) -> AsyncIterator[tuple[Sources, ReadThrough]]:
+async def _parts(config: Config, store: Store, part: Joined, emit: Emit) -> AsyncIterator[tuple[Sources, ReadThrough]]:
     policies = {
         upstream.name: TagPolicy(
             upstream.tag_ttl,
@@ -161,6 +164,7 @@ async def _parts(config: Config, store: Store, emit: Emit) -> AsyncIterator[tupl
             policy=lambda name: under_quota(policies[name], sources[name][0].quota),
             reachable=lambda name: any(source.health.heard_within(REACHED_SECONDS) for source in sources[name]),
             offline=config.offline,
+            fleet=part.fleet,
         ) as cache,
     ):
         yield sources, cache

@@ -1,6 +1,6 @@
-"""Where the configuration says that the credentials of upstreams are: files, and the helpers of a docker config.
+"""Where the configuration says that secrets are: files, and the helpers of a docker config; the fleet's own.
 
-All of it blocks on files. What is read goes to `upstreams` and is shown nowhere.
+All of it blocks on files. What is read goes to `upstreams` and `fleet`, and is shown nowhere.
 """
 
 from __future__ import annotations
@@ -58,3 +58,22 @@ def check_docker_configs(config: Config) -> list[Problem]:
             key = f"upstream {upstream.name}.docker_config"
             problems.append(Problem(str(upstream.docker_config), key, str(error), accepted))
     return problems
+
+
+SHORTEST = 16
+
+
+def fleet_secret(config: Config) -> bytes:
+    """Return what nodes sign with. Raises OSError that names the file where it cannot be read or is too short."""
+    if config.fleet_secret is not None:
+        return config.fleet_secret.reveal().encode()
+    path = config.fleet_secret_file
+    if path is None:
+        raise OSError("a fleet needs ENTREPOT_FLEET_SECRET or fleet_secret_file, the same on every node")
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise OSError(error.errno, f"fleet_secret_file {path} cannot be read: {error.strerror}") from None
+    if len(secret) < SHORTEST:
+        raise OSError(f"fleet_secret_file {path} holds less than {SHORTEST} characters")
+    return secret

@@ -154,4 +154,5 @@ async def _hung_up(stop: asyncio.Event, hang_up: asyncio.Event) -> bool:
 
 def _drains(running: Mirror) -> None:
     running.state = "draining"
+    running.part.drain()
     log.info("draining", extra={"seconds": running.config.drain_timeout})

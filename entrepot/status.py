@@ -14,7 +14,7 @@ import msgspec
 
 from entrepot import __version__
 from entrepot.view import MirrorView
-from entrepot.views import FillView, HostView, UpstreamView, WorkerView, merged, refusals
+from entrepot.views import FillView, FleetView, HostView, UpstreamView, WorkerView, merged, refusals
 from entrepot.warm import WarmView, read_runs, views
 from metrics import declarations as declared
 from metrics.redaction import redact_text
@@ -58,6 +58,7 @@ class Status(msgspec.Struct, frozen=True):
     totals: dict[str, int]
     warm: tuple[WarmView, ...] = ()
     workers: tuple[WorkerView, ...] = ()
+    fleet: FleetView | None = None
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -71,6 +72,7 @@ def readiness(view: MirrorView) -> Readiness:
     reasons = [] if view.store.recovering is None else [_recovery(view.store.recovering)]
     if not view.config.offline:
         reasons += [complaint for upstream in _upstreams(view) for complaint in _complaints(upstream)]
+    reasons += _of_fleet(view.part.view())
     if view.crew is not None:
         silent = [worker for worker in view.crew.views() if not worker.answers]
         reasons += [f"worker {worker.number} (pid {worker.pid}) does not answer its supervisor" for worker in silent]
@@ -100,6 +102,7 @@ async def status(view: MirrorView) -> Status:
         totals=view.metrics.totals(),
         warm=await _warm(view),
         workers=tuple(view.crew.views()) if view.crew is not None else (),
+        fleet=view.part.view(),
     )
 
 
@@ -194,6 +197,13 @@ def _fill(fill: FillStatus) -> FillView:
         readers=fill.readers,
         source=fill.source,
     )
+
+
+def _of_fleet(fleet: FleetView | None) -> list[str]:
+    if fleet is None:
+        return []
+    reasons = [] if fleet.problem is None else [f"this node works alone, without Redis: {fleet.problem}"]
+    return reasons + [f"node {url} speaks another fleet protocol: upgrade the older one" for url in fleet.incompatible]
 
 
 def _recovery(why: str) -> str:

@@ -10,7 +10,7 @@ from aiohttp import web
 from entrepot.config import Config
 from entrepot.pulling import PullingCache
 from entrepot.refreshing import RefreshingCache
-from entrepot.views import FillView, UpstreamView, WorkerView
+from entrepot.views import FillView, FleetView, UpstreamView, WorkerView
 from metrics.prometheus import Metrics
 from proxy.cache.fill import FillStatus
 from proxy.oci.names import Reference, Repository
@@ -66,6 +66,14 @@ class CrewView(Protocol):
         ...
 
 
+class PartView(Protocol):
+    """A part in a fleet, as far as it is shown."""
+
+    def view(self) -> FleetView | None:
+        """Return what people are shown, None where there is no fleet."""
+        ...
+
+
 class MirrorView(Protocol):
     """A mirror between its start and its end."""
 
@@ -97,6 +105,11 @@ class MirrorView(Protocol):
     @property
     def listen_addresses(self) -> Sequence[str]:
         """Where clients are answered, as URLs; empty while nobody is."""
+        ...
+
+    @property
+    def part(self) -> PartView:
+        """This process's part in a fleet."""
         ...
 
     @property

@@ -98,3 +98,21 @@ def merged(ours: Sequence[UpstreamView], theirs: Iterable[Sequence[UpstreamView]
         hosts = tuple(worst(upstream.name, host) for host in upstream.hosts)
         result.append(UpstreamView(upstream.name, any(host.reachable for host in hosts), hosts))
     return tuple(result)
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """Another node of the fleet. behind: seconds for which not all its records have been here; None: not known yet."""
+
+    url: str
+    version: str
+    state: str
+    behind: float | None
+
+
+class FleetView(msgspec.Struct, frozen=True):
+    """This node's fleet. problem: why Redis is not used now, None while it is. incompatible: nodes by URL."""
+
+    url: str
+    problem: str | None
+    nodes: tuple[NodeView, ...]
+    incompatible: tuple[str, ...]

@@ -27,7 +27,7 @@ class Changes:
         """Let nobody wait any more, so that a server can drain: those who do are answered that nothing is new."""
         self._ended.set()
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
         try:
             question = Question.parse(request.rel_url.raw_query_string)
         except ValueError as error:

@@ -54,6 +54,8 @@ def people(document: Document) -> list[str]:
     lines.append(f"requests: {looked_up or 'none yet'}")
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]
     lines += [_worker(worker) for worker in document["workers"]]
+    if fleet := document["fleet"]:
+        lines += _fleet(fleet)
     lines += [_fill(fill) for fill in document["fills"]]
     lines += [_warm(section) for section in document["warm"]]
     return lines
@@ -75,6 +77,14 @@ def _worker(worker: Document) -> str:
     health = "good" if worker["answers"] else "does not answer"
     restarts = f", started again {counted(worker['restarts'], 'time')}" if worker["restarts"] else ""
     return f"worker {worker['number']}, pid {worker['pid']}: {health}{restarts}"
+
+
+def _fleet(fleet: Document) -> list[str]:
+    lines = [f"node {fleet['url']} of a fleet of {counted(len(fleet['nodes']) + 1, 'node')}"]
+    for node in fleet["nodes"]:
+        behind = "" if not node["behind"] else f", its records are {format_duration(round(node['behind']))} behind here"
+        lines.append(f"node {node['url']}: {node['state']}, version {node['version']}{behind}")
+    return lines
 
 
 def _fill(fill: Document) -> str:

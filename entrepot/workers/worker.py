@@ -72,6 +72,7 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
             channel.send(Ready())
             await stop.wait()
             running.state = "draining"
+            running.part.drain()
             log.info("draining", extra={"seconds": config.drain_timeout})
         channel.send(_told(running))
     finally:
