@@ -91,11 +91,16 @@ class Bucket:
         self._emit = emit
         self._breaker = Breaker(NAME, time.monotonic)
         self._opened = asyncio.Event()
+        self._wakers: list[Callable[[], None]] = []
 
     @property
     def failing(self) -> str | None:
         """Why it is not asked at the moment; None while it is."""
         return self._breaker.reason if self._breaker.is_open else None
+
+    def when_back(self, call: Callable[[], None]) -> None:
+        """Let `call` be called whenever the bucket answers again."""
+        self._wakers.append(call)
 
     async def look(self, digest: Digest) -> Object | None:
         """Return what is stored under a digest."""
@@ -127,7 +132,7 @@ class Bucket:
                 span.resolve(found.size)
                 raise RangeNotSatisfiable(f"{NAME} has no byte of {span} of {digest}", size=found.size) from None
             return await self.open(digest)
-        return Opened(result, digest, self._emit, self._broken)
+        return Opened(result, digest, self._emit, self._failed)
 
     async def read(self, digest: Digest, limit: int) -> tuple[bytes, str, bool] | None:
         """Return an object of up to `limit` bytes whole, its media type and whether it is public; None without one.
@@ -253,7 +258,7 @@ class Bucket:
                 outcome = "missing"
                 self._answered(since)
             else:
-                self._failed(text, since, silent=outcome == "timeout")
+                self._failed(text, since, outcome == "timeout")
             refused = _Refused(f"{NAME} {text}")
             refused.said = said
             raise refused from None
@@ -263,16 +268,15 @@ class Bucket:
         finally:
             self._emit(BucketRequest(operation, outcome, time.monotonic() - since))
 
-    def _broken(self, text: str, since: float, silent: bool) -> None:
-        self._failed(text, since, silent=silent)
-
     def _answered(self, since: float) -> None:
         was = self._breaker.is_open
         self._breaker.answered(since)
         if was and not self._breaker.is_open:
             self._emit(BucketHealth(failing=False, reason=""))
+            for call in self._wakers:
+                call()
 
-    def _failed(self, text: str, since: float, *, silent: bool) -> None:
+    def _failed(self, text: str, since: float, silent: bool) -> None:
         was = self._breaker.is_open
         self._breaker.failed(text, since, silent=silent)
         if self._breaker.is_open and not was:

@@ -190,6 +190,7 @@ class Attempts:
         proof: Proof,
         public: bool,
         parsed: ParsedManifest | None,
+        shared: bool = False,
     ) -> None:
         """Raises CommitRefused, StoreClosed when the attempt has ended; after a failure it still runs."""
         digest, generation = key = (spool.digest, spool.generation)
@@ -207,6 +208,7 @@ class Attempts:
                 public=public,
                 membership=(repository, proof),
                 generation=generation,
+                shared=shared,
             )
         except BaseException:
             self._active[key] = spool
@@ -227,18 +229,29 @@ class Attempts:
         proof: Proof,
         public: bool,
         digest: Digest,
+        shared: bool = False,
     ) -> None:
         if await self._run(Digest.of, body, digest.algorithm) != digest:
             raise BadContent(f"manifest of {repository} does not match {digest}: it is not stored")
         record = await self._catalog.blob(digest)
         if record is not None and record.present:
             membership = (repository, proof)
-            await self._catalog.store_blob(digest, size=len(body), parsed=parsed, public=public, membership=membership)
+            await self._catalog.store_blob(
+                digest, size=len(body), parsed=parsed, public=public, membership=membership, shared=shared
+            )
             return
         spool = await self.begin(digest, len(body), repository, len(body), None)
         try:
             await self._run(spool.write, 0, body)
-            await self.commit(spool, size=len(body), repository=repository, proof=proof, public=public, parsed=parsed)
+            await self.commit(
+                spool,
+                size=len(body),
+                repository=repository,
+                proof=proof,
+                public=public,
+                parsed=parsed,
+                shared=shared,
+            )
         except BaseException:
             await self.abandon(spool)
             raise

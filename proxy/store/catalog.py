@@ -5,18 +5,19 @@ What it answers is in `reading`; here it is opened and changed. All writes go th
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import ParsedManifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.store import changes, closure, eviction, feed, keeping, queries
+from proxy.store import changes, closure, eviction, feed, keeping, queries, uploading
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
 from proxy.store.exchanged import Page
@@ -30,12 +31,15 @@ from proxy.store.writer import Transaction, Writer
 
 __all__ = ["BlobRecord", "Catalog", "Intent", "Proof", "TagRecord"]
 
+T = TypeVar("T")
+
 
 class Catalog(Reading):
     """Make it with `open`, end it with `aclose`. Its methods raise CatalogError when SQLite refuses.
 
     State: besides the caches the touches that wait to be written. `replaced`: why another catalog was replaced by this
-    one, while the files have still to be compared with it (see `opening`).
+    one, while the files have still to be compared with it (see `opening`). `queued`: set when this process has given
+    the queue of uploads something to do.
     """
 
     def __init__(self, writer: Writer, readers: Readers, coherence: Coherence, published: Published) -> None:
@@ -44,6 +48,7 @@ class Catalog(Reading):
         self._writer = writer
         self.published = published
         self.replaced: str | None = None
+        self.queued = asyncio.Event()
 
     @classmethod
     async def open(cls, path: Path, disk: Disk, coherence: Coherence | None = None) -> Self:
@@ -147,11 +152,17 @@ class Catalog(Reading):
         public: bool,
         membership: tuple[Repository, Proof] | None,
         generation: int | None = None,
+        shared: bool = False,
     ) -> None:
-        """Record a verified, durable blob with its edges and membership, and end its intent. Idempotent."""
+        """Record a verified, durable blob with its edges and membership, and end its intent. Idempotent.
+
+        `shared`: it came from the fleet's bucket or from a node, so that it need not be uploaded.
+        """
         now = time.time()
+        imported = membership is not None and membership[1] is Proof.IMPORTED
 
         def operation(transaction: Transaction) -> None:
+            wanted = uploading.wants(transaction, digest, public=public, shared=shared)
             closure.record_blob(
                 transaction, digest, size=size, parsed=parsed, public=public, now=now, changed=self._forget_blobs
             )
@@ -159,6 +170,8 @@ class Catalog(Reading):
                 changes.prove(transaction, membership[0], digest, membership[1], now)
             if generation is not None:
                 changes.drop_intent(transaction, digest, generation)
+            if uploading.recorded(transaction, digest, now, wanted=wanted, held=imported):
+                transaction.on_commit(self.queued.set)
 
         await self._writer.write(operation)
 
@@ -264,6 +277,17 @@ class Catalog(Reading):
         return await self._writer.write(
             lambda transaction: keeping.remove(transaction, repository, reference, now, forget)
         )
+
+    async def aim(self, store: str | None) -> None:
+        """Note which store, named by a hash of its URL, the blobs are uploaded to from now on; None: to none.
+
+        Before anything is served: what is recorded later is queued or not as that says, in every process.
+        """
+        await self._writer.write(lambda transaction: uploading.aim(transaction, store))
+
+    async def write(self, operation: Callable[[Transaction], T]) -> T:
+        """Return what `operation` gives, in the writer's thread: for those whose statements are their own."""
+        return await self._writer.write(operation)
 
     async def merge(self, page: Page, repositories: Sequence[Repository], start: int, node: str) -> feed.Merged:
         """Merge what `node` said, from the record `start` on, as far as one short step goes. See `feed.merge`."""

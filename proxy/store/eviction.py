@@ -39,6 +39,7 @@ KEPT = """
         OR EXISTS (SELECT 1 FROM tag CROSS JOIN pin ON pin.repository = tag.repository AND pin.reference = tag.name
             WHERE tag.digest = :digest AND NOT pin.removed)
         OR EXISTS (SELECT 1 FROM intent WHERE digest = :digest)
+        OR EXISTS (SELECT 1 FROM upload WHERE digest = :digest AND held)
 """
 MANIFESTS_BELOW = """
     WITH RECURSIVE below (digest) AS (

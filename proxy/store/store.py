@@ -281,17 +281,21 @@ class Store:
         proof: Proof,
         public: bool,
         parsed: ParsedManifest | None = None,
+        shared: bool = False,
     ) -> None:
         """Store a spool whose digest and size the caller has verified (P38), and end the attempt.
 
         Once begun it completes, even if the caller is cancelled; idempotent when the blob is stored already.
-        `public`: it was given anonymously. `parsed`: what it is, if it is a manifest.
+        `public`: it was given anonymously. `parsed`: what it is, if it is a manifest. `shared`: it came from the
+        fleet's bucket or from a node, and need not be uploaded.
 
         Raises:
             CommitRefused: the spool does not hold `size` bytes. The attempt then is still to be ended.
         """
         self._require_open()
-        work = self._attempts.commit(spool, size=size, repository=repository, proof=proof, public=public, parsed=parsed)
+        work = self._attempts.commit(
+            spool, size=size, repository=repository, proof=proof, public=public, parsed=parsed, shared=shared
+        )
         await self._owned.run(work, rescue=partial(self.park, spool))
         self.space.nudge_if_wanted()
 
@@ -304,15 +308,16 @@ class Store:
         proof: Proof,
         public: bool,
         digest: Digest,
+        shared: bool = False,
     ) -> None:
-        """Store a manifest as its exact bytes (P18), or add what is new about one that is stored.
+        """Store a manifest as its exact bytes (P18), or add what is new about one that is stored. `shared` as `commit`.
 
         Raises:
             BadContent: the bytes do not match the digest.
         """
         self._require_open()
         work = self._attempts.put_manifest(
-            body, parsed=parsed, repository=repository, proof=proof, public=public, digest=digest
+            body, parsed=parsed, repository=repository, proof=proof, public=public, digest=digest, shared=shared
         )
         try:
             await self._owned.run(work)

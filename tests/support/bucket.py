@@ -71,7 +71,14 @@ class BucketServer:
         ports = [f"-{part if '.' in part else f'{part}.port'}={port}" for part, port in self._ports.items()]
         weed = Path(sys.executable).with_name("weed")
         argv = [str(weed), f"-logdir={self._folder}", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}"]
-        argv += ["-s3", f"-s3.config={self._folder / 's3.json'}", "-master.telemetry=false", *ports]
+        argv += [
+            "-s3",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.config={self._folder / 's3.json'}",
+            "-master.telemetry=false",
+            *ports,
+        ]
         argv += ["-master.volumeSizeLimitMB=64", "-volume.max=0", "-master.electionTimeout=100ms"]
         self._program = Program(argv, self._folder / "weed.log")
         self._await_bucket(self._program)
@@ -86,6 +93,9 @@ class BucketServer:
         """Let it stand still: it takes connections and never answers."""
         assert self._program is not None
         self._program.signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self._program.pid}/task")
+        while any((one / "stat").read_text().rpartition(")")[2].split()[0] != "T" for one in threads.iterdir()):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let a paused one go on."""
