@@ -16,6 +16,7 @@ from entrepot import __version__
 from entrepot.config import Config
 from entrepot.secrets import fleet_secret
 from entrepot.tls import neighbour_tls
+from entrepot.upstreams import Sources
 from entrepot.views import FleetView, NodeView
 from metrics.events import Emit
 from proxy.cache.near import Alone, Fleet
@@ -23,6 +24,7 @@ from proxy.cache.once import Background
 from proxy.fleet.address import parse
 from proxy.fleet.answers import Answers
 from proxy.fleet.fleet import SharedFleet
+from proxy.fleet.hosts import Hosts
 from proxy.fleet.leases import Leases
 from proxy.fleet.link import Link, open_link, prefix_of
 from proxy.fleet.neighbours import Neighbours, open_neighbours
@@ -137,3 +139,15 @@ async def _present(store: Store, link: Link, neighbours: Neighbours, url: str, e
             yield Node(nodes, exchange, background)
         finally:
             await nodes.leave()
+
+
+@asynccontextmanager
+async def sharing_hosts(part: Joined, sources: Sources) -> AsyncIterator[None]:
+    """Share with the fleet, for as long as the context lasts, what is found out of the hosts of `sources`."""
+    if part.link is None:
+        yield
+        return
+    hosts = {f"{name}@{source.name}": source for name, several in sources.items() for source in several}
+    async with Background() as background:
+        background.create_task(Hosts(part.link, lambda: hosts).run(), name="share what hosts say")
+        yield

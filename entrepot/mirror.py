@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from entrepot import __version__
 from entrepot.config import Config
-from entrepot.fleet import Joined, joined
+from entrepot.fleet import Joined, joined, sharing_hosts
 from entrepot.upstreams import Sources, open_sources, under_quota
 from entrepot.view import CrewView
 from metrics.events import Emit, ignore
@@ -157,6 +157,7 @@ async def _parts(config: Config, store: Store, part: Joined, emit: Emit) -> Asyn
     }
     async with (
         open_sources(config, emit) as sources,
+        sharing_hosts(part, sources),
         open_cache(
             store,
             sources,
