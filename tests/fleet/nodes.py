@@ -39,7 +39,10 @@ Answerer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Growing(FileReader):
-    """A blob of which so far nothing is here; `arrive` brings more. `size` None: it is told at the first byte."""
+    """A blob of which so far nothing is here; `arrive` brings more. Without `sized` its size is told by `learn`.
+
+    `waited`: somebody waits for more.
+    """
 
     def __init__(self, content: bytes, *, sized: bool = True) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the reader
@@ -49,6 +52,7 @@ class Growing(FileReader):
         self._here = 0
         self._changed = Signal()
         self._error: RegistryError | None = None
+        self.waited = asyncio.Event()
         self.closed = asyncio.Event()
 
     def arrive(self, upto: int | None = None) -> None:
@@ -57,6 +61,11 @@ class Growing(FileReader):
         os.pwrite(self._fd, self._content[self._here : upto], self._here)
         self._here = upto
         self._changed.wake()
+
+    def learn(self) -> None:
+        """Have the source tell the size."""
+        self.size = len(self._content)
+        self.end = self.end or self.size
 
     def fail(self, error: RegistryError) -> None:
         self._error = error
@@ -69,6 +78,7 @@ class Growing(FileReader):
                 return min(self._here, end)
             if self._error is not None:
                 raise self._error.again()
+            self.waited.set()
             await self._changed.wait()
 
     def close(self) -> None:

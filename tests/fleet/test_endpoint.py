@@ -19,7 +19,7 @@ from proxy.fleet.protocol import ANSWER_HEADER, PING, REQUEST_HEADER, SAYS_HEADE
 from proxy.fleet.signing import Question, sign_request
 from proxy.oci.digest import Digest
 from proxy.oci.errors import NotFound, TooManyRequests, Unavailable
-from tests.fleet.nodes import ALPINE, ASKER, SECRET, Node, a_node, an_asker
+from tests.fleet.nodes import ALPINE, ASKER, SECRET, Growing, Node, a_node, an_asker
 
 SMALL = bytes(range(256)) * 256
 CHANGES = "/sync/v1/changes"
@@ -238,6 +238,19 @@ async def test_headers_that_do_not_leave_in_time_are_an_answer(monkeypatch: pyte
         node.cache.gate = asyncio.Event()
         with pytest.raises(Unavailable, match="no answer in"):
             await asker.at(node).manifest(ALPINE, Digest.of(b"x"))
+
+
+async def test_a_body_may_take_longer_than_its_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_endpoint, "HEADERS_SECONDS", 0.2)
+    async with a_node() as node, an_asker() as asker:
+        growing = Growing(SMALL)
+        growing.arrive(1000)
+        stream = await asker.at(node).open_blob(ALPINE, node.cache.fill(growing))
+        assert await stream.__anext__()
+        await asyncio.sleep(0.3)  # past the limit of headers
+        growing.arrive()
+        assert sum([len(chunk) async for chunk in stream]) > 0
+        assert stream.end == len(SMALL)
 
 
 async def test_clients_go_to_the_face_and_nodes_to_the_endpoint(node: Node, http: aiohttp.ClientSession) -> None:

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 from aiohttp import web
 
-from metrics.events import NeighbourRequest
+from metrics.events import NeighbourAnswered, NeighbourRequest
 from proxy.cache.near import TagSaid
 from proxy.fleet import neighbour, neighbours
 from proxy.fleet.neighbour import NeighbourStream
@@ -110,9 +110,23 @@ async def test_a_download_of_unknown_size_is_followed_too(pair: tuple[Node, Aske
     growing.arrive(2000)
     stream = await asker.at(node).open_blob(ALPINE, node.cache.fill(growing), span)
     assert stream.size is None
-    growing.size = growing.end = len(SMALL)
+    growing.learn()
     growing.arrive()
     assert await read(stream) == (SMALL if span is None else SMALL[1000:])
+
+
+async def test_a_part_is_given_alone_once_the_size_is_known(pair: tuple[Node, Asker]) -> None:
+    node, asker = pair
+    growing = Growing(SMALL, sized=False)
+    asking = asyncio.create_task(asker.at(node).open_blob(ALPINE, node.cache.fill(growing), ByteRange(1000, None)))
+    async with asyncio.timeout(5):
+        await growing.waited.wait()
+    growing.learn()
+    growing.arrive()
+    stream = await asking
+    assert (stream.size, stream.start, stream.end) == (len(SMALL), 1000, len(SMALL))
+    assert await read(stream) == SMALL[1000:]
+    assert [event.sent for event in node.events if isinstance(event, NeighbourAnswered)] == [len(SMALL) - 1000]
 
 
 async def test_only_what_is_stored_is_given_where_that_was_asked(pair: tuple[Node, Asker]) -> None:
@@ -187,7 +201,7 @@ async def test_whether_a_node_has_an_image_is_known_without_its_bytes(pair: tupl
     one = asker.at(node)
     assert [await one.has_image(ALPINE, digest) for digest in (whole, part, Digest.of(b"x"))] == [True, False, False]
     assert {held for _, _, held in node.cache.asked} == {True}
-    assert sum(event.sent for event in node.events if hasattr(event, "sent")) == 0
+    assert sum(event.sent for event in node.events if isinstance(event, NeighbourAnswered)) == 0
     assert not await asker.neighbours.at("http://127.0.0.1:9", held=True, still=None).has_image(ALPINE, whole)
 
 
