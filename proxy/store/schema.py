@@ -33,6 +33,7 @@ from pathlib import Path
 from proxy.store.errors import CatalogTooNew
 
 VERSION = 4
+WRITER_CACHE_KIB = 32 * 1024
 
 _TABLES = """
 CREATE TABLE repository (
@@ -230,6 +231,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             raise CatalogTooNew(

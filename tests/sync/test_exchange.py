@@ -1,0 +1,285 @@
+"""Nodes take over one another's records: over real HTTP, with nodes that fail, come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from metrics.events import Event, FeedFailed, FeedStanding, RecordsMerged
+from proxy.cache.progress import Signal
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.errors import BadContent, Unavailable
+from proxy.oci.names import Tag
+from proxy.store.catalog import Catalog, Proof
+from proxy.store.coherence import Coherence
+from proxy.store.disk import Disk
+from proxy.store.exchanged import Page
+from proxy.store.feed import read_cursors
+from sync import exchange as exchanging
+from sync import feed
+from sync.exchange import Exchange
+from sync.feed import Changes, changes_handler
+from sync.records import Question, encode
+from tests.store.contents import ALPINE, TYPES, digest
+
+LATEST = Tag("latest")
+SOON = 5.0
+
+
+def image(name: str) -> Descriptor:
+    return Descriptor(TYPES["image"], digest(name), len(name))
+
+
+class Node:
+    """A catalog behind a real listener, and what it was asked."""
+
+    def __init__(self, catalog: Catalog, changes: Changes) -> None:
+        self.catalog = catalog
+        self.changes = changes
+        self.url = ""
+        self.asked: list[Question] = []
+        self.met = asyncio.Event()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append(Question.parse(request.rel_url.raw_query_string))
+        self.met.set()
+        return await self.changes(request)
+
+
+@asynccontextmanager
+async def node(path: Path) -> AsyncIterator[Node]:
+    catalog = await Catalog.open(path, Disk())
+    changes = changes_handler(catalog)
+    made = Node(catalog, changes)
+    runner = web.ServerRunner(web.Server(made.handle))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield made
+    finally:
+        changes.end()
+        await runner.cleanup()
+        await catalog.aclose()
+
+
+class Lab:
+    """Catalogs behind listeners; `links` run the exchange of one with others."""
+
+    def __init__(self, folder: Path, stack: AsyncExitStack, session: aiohttp.ClientSession) -> None:
+        self._folder = folder
+        self._stack = stack
+        self._session = session
+        self.cut: set[str] = set()
+        self.failed = asyncio.Event()
+        self.events: list[Event] = []
+
+    async def node(self, name: str) -> Node:
+        return await self._stack.enter_async_context(node(self._folder / f"{name}.sqlite"))
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, FeedFailed):
+            self.failed.set()
+
+    async def fetch(self, url: str, target: str, seconds: float) -> bytes:
+        if url in self.cut:
+            raise Unavailable(f"node {url} does not answer")
+        async with asyncio.timeout(seconds), self._session.get(url + target) as response:
+            assert response.status == 200, await response.text()
+            return await response.read()
+
+    def exchange(self, taker: Node, *givers: Node, changed: Signal | None = None) -> Exchange:
+        urls = [giver.url for giver in givers]
+        return Exchange(taker.catalog, lambda: urls, changed or Signal(), self.fetch, self.tell)
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Lab(tmp_path, stack, session)
+
+
+@asynccontextmanager
+async def running(exchange: Exchange) -> AsyncIterator[None]:
+    task = asyncio.create_task(exchange.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(catalog: Catalog, met: Callable[[], object]) -> None:
+    """Wait until the catalog has taken over what makes `met` true."""
+    async with asyncio.timeout(SOON):
+        while not met():
+            await catalog.published.wait(catalog.published.number, 0.05)
+
+
+async def is_at(node: Node, name: str) -> bool:
+    record = await node.catalog.tag(ALPINE, LATEST)
+    return record is not None and record.digest == digest(name)
+
+
+async def reaches(node: Node, name: str) -> None:
+    async with asyncio.timeout(SOON):
+        while not await is_at(node, name):
+            await node.catalog.published.wait(node.catalog.published.number, 0.05)
+
+
+async def test_what_moves_on_one_node_is_known_on_the_other_at_once(lab: Lab) -> None:
+    a, b = await lab.node("a"), await lab.node("b")
+    await a.catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    exchange = lab.exchange(b, a)
+    async with running(exchange):
+        await reaches(b, "one")
+        await until(b.catalog, lambda: any(question.wait for question in a.asked))
+        asked = len(a.asked)
+        began = asyncio.get_running_loop().time()
+        await a.catalog.put_tag(ALPINE, LATEST, image("two"), 20.0)
+        await reaches(b, "two")
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert len(a.asked) <= asked + 2
+        assert exchange.behind == {a.url: 0.0}
+    assert RecordsMerged(1, 0, 0, 0) in lab.events
+    assert FeedStanding(1, 1) in lab.events
+
+
+async def test_a_worker_process_answers_with_what_another_process_of_its_node_wrote(lab: Lab, tmp_path: Path) -> None:
+    with (tmp_path / "slots").open("w+b") as slots:
+        coherence = Coherence.create(slots.fileno())
+        owner = await Catalog.open(tmp_path / "a.sqlite", Disk(), coherence)
+        worker = await Catalog.attach(tmp_path / "a.sqlite", Coherence(slots.fileno()))
+        try:
+            number = worker.published.number
+            waiting = asyncio.create_task(worker.published.wait(number, SOON))
+            await owner.put_tag(ALPINE, LATEST, image("one"), 10.0)
+            began = asyncio.get_running_loop().time()
+            assert await waiting
+            assert asyncio.get_running_loop().time() - began < 1.0
+        finally:
+            await worker.aclose()
+            await owner.aclose()
+
+
+async def test_whoever_took_all_from_one_node_asks_the_others_for_the_rest_alone(lab: Lab) -> None:
+    a, b, c = await lab.node("a"), await lab.node("b"), await lab.node("c")
+    for number in range(20):
+        await a.catalog.prove(ALPINE, digest(f"blob {number}"), Proof.FETCHED)
+    await lab.exchange(b, a).catch_up(a.url)
+    async with running(lab.exchange(c, b, a)):
+        await until(c.catalog, lambda: any(question.wait for question in a.asked))
+    assert await c.catalog.has_membership(ALPINE, digest("blob 19"))
+    mine = [question for question in a.asked if question.epoch == a.catalog.epoch]
+    first_of_c = mine[[question.seq for question in mine].index(0) + 1]
+    assert first_of_c.seq == 20  # nothing of a's was read again
+
+
+async def test_pages_follow_one_another_and_an_exchange_cut_between_them_goes_on_there(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MOST_RECORDS", 3)
+    a, b = await lab.node("a"), await lab.node("b")
+    for number in range(10):
+        await a.catalog.prove(ALPINE, digest(f"blob {number}"), Proof.FETCHED)
+    pages = 0
+
+    async def breaks(url: str, target: str, seconds: float) -> bytes:
+        nonlocal pages
+        pages += 1
+        if pages == 4:
+            raise Unavailable("cut")
+        return await lab.fetch(url, target, seconds)
+
+    cut = Exchange(b.catalog, lambda: [a.url], Signal(), breaks)
+    with pytest.raises(Unavailable):
+        await cut.catch_up(a.url)
+    assert [cursor.seq for cursor in await b.catalog.read(read_cursors)] == [6]
+    await cut.catch_up(a.url)
+    assert [question.seq for question in a.asked] == [0, 0, 3, 6, 9]
+    assert all([await b.catalog.has_membership(ALPINE, digest(f"blob {number}")) for number in range(10)])
+
+
+async def test_a_catalog_that_was_replaced_is_read_anew_and_reads_the_others_itself(lab: Lab, tmp_path: Path) -> None:
+    a, b = await lab.node("a"), await lab.node("b")
+    await a.catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    await lab.exchange(b, a).catch_up(a.url)
+    new = await lab.node("a-restored")
+    await new.catalog.put_tag(ALPINE, Tag("other"), image("other"), 11.0)
+    a.changes._catalog = new.catalog  # the node at a's address has another catalog now
+    await lab.exchange(b, a).catch_up(a.url)
+    assert await b.catalog.tag(ALPINE, Tag("other")) is not None
+    assert {cursor.epoch for cursor in await b.catalog.read(read_cursors)} == {new.catalog.epoch}
+    await lab.exchange(new, b).catch_up(b.url)
+    assert await is_at(new, "one")
+
+
+async def test_a_node_that_fails_is_asked_again_and_the_others_meanwhile(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchanging, "PAUSE_SECONDS", (0.01, 0.02))
+    a, b, c = await lab.node("a"), await lab.node("b"), await lab.node("c")
+    lab.cut.add(a.url)
+    await a.catalog.put_tag(ALPINE, Tag("of-a"), image("a"), 10.0)
+    await b.catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    exchange = lab.exchange(c, a, b)
+    async with running(exchange):
+        await reaches(c, "one")
+        assert await c.catalog.tag(ALPINE, Tag("of-a")) is None
+        async with asyncio.timeout(SOON):
+            await lab.failed.wait()
+        assert exchange.standings[a.url].error is not None
+        assert exchange.behind[a.url] > 0
+        lab.cut.clear()
+        async with asyncio.timeout(SOON):
+            while await c.catalog.tag(ALPINE, Tag("of-a")) is None:
+                await c.catalog.published.wait(c.catalog.published.number, 0.05)
+    assert FeedFailed("unreachable") in lab.events
+
+
+async def test_nodes_come_and_go(lab: Lab) -> None:
+    a, b, c = await lab.node("a"), await lab.node("b"), await lab.node("c")
+    await b.catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    urls, changed = [a.url], Signal()
+    exchange = Exchange(c.catalog, lambda: urls, changed, lab.fetch)
+    async with running(exchange):
+        await until(c.catalog, lambda: a.asked)
+        urls[:] = [b.url]
+        changed.wake()
+        await reaches(c, "one")
+        assert set(exchange.standings) == {b.url}
+
+
+async def test_a_copied_data_folder_is_told_and_not_taken_over(lab: Lab) -> None:
+    a = await lab.node("a")
+    with pytest.raises(exchanging.SameCatalog, match="was the data folder copied"):
+        await lab.exchange(a, a).catch_up(a.url)
+
+
+async def test_an_answer_about_another_position_is_not_believed(lab: Lab) -> None:
+    a, b = await lab.node("a"), await lab.node("b")
+
+    async def lies(url: str, target: str, seconds: float) -> bytes:
+        question = Question.parse(target.partition("?")[2])
+        return encode(Page("e", 9, 0, restart=True) if question.epoch != "e" else Page("f", 9, 9))
+
+    with pytest.raises(BadContent, match="about another catalog"):
+        await Exchange(b.catalog, lambda: [a.url], Signal(), lies).catch_up(a.url)
+
+
+async def test_a_server_that_drains_lets_nobody_wait(lab: Lab) -> None:
+    a = await lab.node("a")
+    waiting = asyncio.create_task(lab.fetch(a.url, Question(a.catalog.epoch, 0, 30.0).target, 35.0))
+    async with asyncio.timeout(SOON):
+        await a.met.wait()
+        a.changes.end()
+        assert len(await waiting) <= 300
