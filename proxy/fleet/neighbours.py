@@ -174,10 +174,10 @@ class Neighbours:
     async def alive(self, url: str) -> bool:
         """Tell whether the node at `url` answers as a node of this fleet, at once."""
         try:
-            answer = await self.ask(url, "GET", PING, seconds=ALIVE_SECONDS)
+            async with self.request(url, "GET", PING, timeout=ALIVE_SECONDS) as answer:
+                await answer.read(_MOST_WORDS, ALIVE_SECONDS)
         except RegistryError:
             return False
-        answer.close()
         return True
 
     def at(self, url: str, *, held: bool, still: Callable[[], Awaitable[bool]] | None) -> Neighbour:
