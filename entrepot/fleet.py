@@ -24,6 +24,7 @@ from proxy.cache.once import Background
 from proxy.fleet.address import parse
 from proxy.fleet.answers import Answers
 from proxy.fleet.fleet import SharedFleet
+from proxy.fleet.holders import Holders
 from proxy.fleet.hosts import Hosts
 from proxy.fleet.leases import Leases
 from proxy.fleet.link import Link, open_link, prefix_of
@@ -114,26 +115,26 @@ async def joined(config: Config, store: Store, emit: Emit, *, attached: bool) ->
         background.create_task(answers.run(), name="tell the fleet what is missing")
         changes = Changes(store.catalog)
         stack.callback(changes.end)
-        part = Joined(
-            SharedFleet(leases, answers, neighbours, None, background), url, secret, link, leases, changes=changes
-        )
+        nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=not attached)
+        background.create_task(nodes.run(), name="tell the fleet of this node")
+        holders = Holders(leases, neighbours, nodes.urls)
+        fleet = SharedFleet(leases, answers, neighbours, holders, None, background)
+        part = Joined(fleet, url, secret, link, leases, changes=changes)
         if not attached:
-            part.node = await stack.enter_async_context(_present(store, link, neighbours, url, emit))
+            part.node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
         yield part
 
 
 @asynccontextmanager
-async def _present(store: Store, link: Link, neighbours: Neighbours, url: str, emit: Emit) -> AsyncIterator[Node]:
-    """Be a node for as long as the context lasts: say so, and exchange records with the others."""
+async def _present(store: Store, nodes: Nodes, neighbours: Neighbours, emit: Emit) -> AsyncIterator[Node]:
+    """Be a node for as long as the context lasts: exchange records with the others, and leave them at the end."""
 
     async def fetch(node: str, target: str, seconds: float) -> bytes:
         async with neighbours.request(node, "GET", target, timeout=seconds) as answer:
             return await answer.read(MOST_PAGE, BODY_SECONDS)
 
-    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch))
-    exchange = Exchange(store.catalog, lambda: [node.url for node in nodes.others], nodes.changed, fetch, emit)
+    exchange = Exchange(store.catalog, nodes.urls, nodes.changed, fetch, emit)
     async with Background() as background:
-        background.create_task(nodes.run(), name="tell the fleet of this node")
         background.create_task(exchange.run(), name="exchange records with the fleet")
         try:
             yield Node(nodes, exchange, background)

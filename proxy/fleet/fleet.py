@@ -16,6 +16,7 @@ from proxy.cache.near import Flight, Kind, Shelf, TagFlight, TagSaid
 from proxy.cache.once import Background
 from proxy.fleet.answers import Answers
 from proxy.fleet.flight import DigestFlight
+from proxy.fleet.holders import Holders
 from proxy.fleet.leases import Lease, Leases, Said, Standing
 from proxy.fleet.link import LinkDown
 from proxy.fleet.neighbours import Neighbours
@@ -27,7 +28,6 @@ from proxy.oci.names import Reference, Repository, Tag
 
 TAG_SECONDS = 4.0
 TAG_TURNS = 2
-AT_MOST = 3
 
 _log = logging.getLogger(__name__)
 
@@ -55,19 +55,30 @@ class SharedFleet:
         leases: Leases | None,
         answers: Answers | None,
         neighbours: Neighbours | None,
+        holders: Holders | None,
         shelf: Shelf | None,
         background: Background,
     ) -> None:
         self._leases = leases
         self._answers = answers
         self._neighbours = neighbours
+        self._holders = holders
         self._shelf = shelf
         self._background = background
 
     @asynccontextmanager
     async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
         """See `near.Fleet`."""
-        flight = DigestFlight(digest, self._leases, self._neighbours, self._shelf, self._background, for_node=for_node)
+        flight = DigestFlight(
+            digest,
+            repository,
+            self._leases,
+            self._neighbours,
+            self._holders,
+            self._shelf,
+            self._background,
+            for_node=for_node,
+        )
         try:
             yield flight
         finally:
@@ -109,25 +120,13 @@ class SharedFleet:
             self._answers.note_missing(kind, repository, reference, said, seconds)
 
     async def has_image(self, repository: Repository, digest: Digest) -> bool:
-        """See `near.Fleet`. At most `AT_MOST` nodes are asked, at once."""
-        return await self._node_has(repository, digest) or await self._shelf_has(digest)
-
-    async def _shelf_has(self, digest: Digest) -> bool:
+        """See `near.Fleet`."""
+        if self._holders is not None and await self._holders.of_image(repository, digest):
+            return True
         try:
             return self._shelf is not None and await self._shelf.has(digest)
         except Transient:
             return False
-
-    async def _node_has(self, repository: Repository, digest: Digest) -> bool:
-        if self._leases is None or self._neighbours is None:
-            return False
-        try:
-            holders = await self._leases.holders(str(digest))
-        except LinkDown:
-            return False
-        near = self._neighbours
-        asked = [near.at(url, held=True, still=None).has_image(repository, digest) for url in holders[:AT_MOST]]
-        return any(await asyncio.gather(*asked))
 
     def holds(self, digests: Sequence[Digest]) -> None:
         """See `near.Fleet`."""

@@ -20,11 +20,13 @@ from functools import partial
 from proxy.cache.near import NearSource
 from proxy.cache.once import Background
 from proxy.cache.plan import PROGRESS
+from proxy.fleet.holders import Holders
 from proxy.fleet.leases import BEAT_SECONDS, Lease, Leases, Standing
 from proxy.fleet.link import LinkDown
 from proxy.fleet.neighbours import Neighbours
 from proxy.oci.digest import Digest
 from proxy.oci.errors import GatewayTimeout, RegistryError
+from proxy.oci.names import Repository
 
 FRUITLESS = 3
 PAUSE_SECONDS = 0.05
@@ -33,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class DigestFlight:
-    """A Flight. `leases` and `neighbours` None: without a fleet. Make it, use it, `leave` it.
+    """A Flight. `leases`, `neighbours` and `holders` None: without a fleet. Make it, use it, `leave` it.
 
     for_node: another node waits for it, so that no node may be asked.
     """
@@ -41,8 +43,10 @@ class DigestFlight:
     def __init__(
         self,
         digest: Digest,
+        repository: Repository,
         leases: Leases | None,
         neighbours: Neighbours | None,
+        holders: Holders | None,
         shelf: NearSource | None,
         background: Background,
         *,
@@ -51,6 +55,8 @@ class DigestFlight:
         self.lost = False
         self.following = False
         self._digest = digest
+        self._repository = repository
+        self._who = holders
         self._leases = leases
         self._neighbours = neighbours
         self._shelf = shelf
@@ -62,6 +68,7 @@ class DigestFlight:
         self._gone: Lease | None = None
         self._fruitless = 0
         self._holders: list[str] = []
+        self._searched = False
         self._asked: set[str] = set()
         self._given: NearSource | None = None
         self._left = asyncio.Event()
@@ -111,7 +118,10 @@ class DigestFlight:
                 self.following = True
                 return source
             self._leader = None
-        if self._neighbours is not None and not self._for_node:
+        if self._neighbours is not None and self._who is not None and not self._for_node:
+            if not self._holders and not self._searched:
+                self._searched = True
+                self._holders = await self._who.ask(self._repository, self._digest)
             for url in self._holders:
                 source = self._neighbour(self._neighbours, url, held=True, still=None)
                 if source is not None and source.name not in self._asked:

@@ -18,6 +18,7 @@ from proxy.oci.errors import (
     BlobUnknown,
     ManifestUnknown,
     NotFound,
+    RegistryError,
     Transient,
     Unavailable,
 )
@@ -128,6 +129,15 @@ class Neighbour:
             async with self._neighbours.request(self.url, "HEAD", target, timeout=HAS_SECONDS) as answer:
                 return answer.says.servable
         except (NotFound, Transient):
+            return False
+
+    async def has(self, repository: Repository, digest: Digest, seconds: float) -> bool:
+        """Tell whether the node has stored the blob; one that does not say so within `seconds` has not."""
+        target = blob_target(repository, digest, held=True)
+        try:
+            async with self._neighbours.request(self.url, "HEAD", target, timeout=seconds):
+                return True
+        except RegistryError:
             return False
 
     async def _ask(self, method: str, target: str, headers: dict[str, str] | None = None) -> Answer:

@@ -28,7 +28,7 @@ _BEAT = Script(
     NOW
     + """
 local seen_ms, kept_ms, most, seen = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), {}
-redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2]) end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local ms, said = string.match(all[i + 1], '^(%d+) (.*)$')
@@ -62,11 +62,13 @@ class NodeInfo(msgspec.Struct, frozen=True):
 class Nodes:
     """The other nodes of the fleet, as last seen; `changed` wakes who waits for news.
 
+    tells: says that this node is there; where it has several processes, one does.
     others: those that speak our protocol. incompatible: those that speak another one, and are not worked with.
     """
 
-    def __init__(self, link: Link, me: NodeInfo) -> None:
+    def __init__(self, link: Link, me: NodeInfo, *, tells: bool = True) -> None:
         self.me = me
+        self._tells = tells
         self.others: tuple[NodeInfo, ...] = ()
         self.incompatible: tuple[NodeInfo, ...] = ()
         self.changed = Signal()
@@ -74,6 +76,10 @@ class Nodes:
         self._key = f"entrepot:nodes:{link.region}"
         self._warned: set[tuple[str, int]] = set()
         self._left = False
+
+    def urls(self) -> list[str]:
+        """Return where the others are."""
+        return [node.url for node in self.others]
 
     async def run(self) -> None:
         """Tell the others of this node and learn of them, once a second. Runs until it is cancelled."""
@@ -85,7 +91,8 @@ class Nodes:
         """Do so once; False: Redis did not answer, all stays as it was."""
         if self._left:
             return False
-        args = (self.me.url, msgspec.json.encode(self.me), _ms(SEEN_SECONDS), _ms(KEPT_SECONDS), NODES_MOST)
+        told = msgspec.json.encode(self.me) if self._tells else b""
+        args = (self.me.url, told, _ms(SEEN_SECONDS), _ms(KEPT_SECONDS), NODES_MOST)
         try:
             seen = await self._link.run(_BEAT, [self._key], args)
         except LinkDown:

@@ -1,0 +1,55 @@
+"""Who has a digest: the hints in Redis, and where those say nothing, a question to all at once.
+
+Hints end after some hours, and with Redis; a question costs a moment, and finds what no hint tells of any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from proxy.fleet.leases import Leases
+from proxy.fleet.link import LinkDown
+from proxy.fleet.neighbour import Neighbour
+from proxy.fleet.neighbours import Neighbours
+from proxy.oci.digest import Digest
+from proxy.oci.names import Repository
+
+ASKED_MOST = 16
+ASK_SECONDS = 0.15
+IMAGE_MOST = 3
+
+
+class Holders:
+    """Finds who has what. `others` are the URLs of the nodes there are now."""
+
+    def __init__(self, leases: Leases, neighbours: Neighbours, others: Callable[[], Sequence[str]]) -> None:
+        self._leases = leases
+        self._neighbours = neighbours
+        self._others = others
+
+    async def ask(self, repository: Repository, digest: Digest) -> list[str]:
+        """Return which of at most `ASKED_MOST` nodes say within `ASK_SECONDS` that they have stored the digest."""
+        others = list(self._others())
+        asked = self._nodes(random.sample(others, min(len(others), ASKED_MOST)))
+        answers = await asyncio.gather(*(node.has(repository, digest, ASK_SECONDS) for node in asked))
+        return [node.url for node, has in zip(asked, answers, strict=True) if has]
+
+    async def of_image(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether a node has the manifest and its blobs."""
+        try:
+            found: Sequence[str] = await self._leases.holders(str(digest))
+        except LinkDown:
+            found = ()
+        found = found or await self.ask(repository, digest)
+        asked = self._nodes(found[:IMAGE_MOST])
+        return any(await asyncio.gather(*(node.has_image(repository, digest) for node in asked)))
+
+    def _nodes(self, urls: Sequence[str]) -> list[Neighbour]:
+        nodes = []
+        for url in urls:
+            with suppress(ValueError):  # what Redis holds may be anything
+                nodes.append(self._neighbours.at(url, held=True, still=None))
+        return nodes
