@@ -59,7 +59,8 @@ def _settings(address: RedisAddress) -> dict[str, Any]:
         "password": address.password,
         "ssl": address.tls,
         "protocol": 2,
-        "socket_timeout": _STEP_SECONDS,
+        # With a time limit of its own for each command redis-py loses cancellations (Python 3.11's `wait_for`).
+        "socket_timeout": None,
         "socket_connect_timeout": _STEP_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "max_connections": CONNECTIONS + _SPARE,
@@ -72,7 +73,7 @@ class _Single:
     def __init__(self, address: RedisAddress) -> None:
         settings = _settings(address) | {"db": address.database}
         if address.kind == "sentinel":
-            own = settings | {"username": None, "password": None, "db": 0}
+            own = settings | {"username": None, "password": None, "db": 0, "socket_timeout": _STEP_SECONDS}
             sentinel = cast(Any, Sentinel)(list(address.hosts), sentinel_kwargs=own)
             self._sentinels: list[Any] = sentinel.sentinels
             self._redis: Any = sentinel.master_for(address.service, **settings)
@@ -103,13 +104,12 @@ class _Single:
 
 
 class _Cluster:
-    """A cluster: each key's own node."""
+    """A cluster: each key's own node. `forget` lets another node be asked first: one may hang."""
 
     def __init__(self, address: RedisAddress) -> None:
-        nodes = [cast(Any, ClusterNode)(host, port) for host, port in address.hosts]
-        self._redis: Any = cast(Any, RedisCluster)(
-            startup_nodes=nodes, require_full_coverage=False, **_settings(address)
-        )
+        self._settings = _settings(address)
+        self._nodes = [cast(Any, ClusterNode)(host, port) for host, port in address.hosts]
+        self._redis = self._client()
 
     async def execute(self, command: Command) -> Any:
         return await self._redis.execute_command(*command)
@@ -127,7 +127,12 @@ class _Cluster:
         await self._redis.execute_command("EVAL", PROBE.text, 1, key, "")
 
     async def forget(self) -> None:
-        await self._redis.aclose()
+        before, self._nodes = self._redis, [*self._nodes[1:], self._nodes[0]]
+        self._redis = self._client()
+        await before.aclose()
 
     async def aclose(self) -> None:
         await self._redis.aclose()
+
+    def _client(self) -> Any:
+        return cast(Any, RedisCluster)(startup_nodes=self._nodes, require_full_coverage=False, **self._settings)

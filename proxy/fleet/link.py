@@ -82,6 +82,7 @@ class Link:
         self._doubt = asyncio.Event()
         self._doubt.set()
         self._told: bool | None = None
+        self._ended = False
         self._mended_at = 0.0
 
     @property
@@ -110,20 +111,21 @@ class Link:
         return answers
 
     async def watch(self) -> None:
-        """Probe where there is doubt, and until Redis is back. Runs until it is cancelled."""
-        while True:
+        """Probe where there is doubt, and until Redis is back. Runs until it is cancelled, or the link has ended."""
+        while not self._ended:
             await self._doubt.wait()
             self._doubt.clear()
             problem = await self._probe()
             if problem is None:
                 self._mend()
-                continue
-            self._fail(problem)
-            await asyncio.sleep(PROBE_EVERY)
-            self._doubt.set()
+            else:
+                self._fail(problem)
+                await asyncio.sleep(PROBE_EVERY)
+                self._doubt.set()
 
     def end(self) -> None:
         """Let no call through any more."""
+        self._ended = True
         self.problem = "the link to Redis is closed"
 
     async def _call(self, name: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -213,6 +215,8 @@ class Link:
             _log.warning("%s; nodes work on alone until it is back, and each fetches for itself", problem)
 
     def _mend(self) -> None:
+        if self._ended:
+            return
         if self.problem is not None:
             self._mended_at = asyncio.get_running_loop().time()
             _log.info("Redis at %s answers again", self._address)

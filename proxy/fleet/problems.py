@@ -27,6 +27,7 @@ _BY_KIND: tuple[tuple[type[Exception], str], ...] = (
         "it is a replica and takes no writes: give `redis` the primary, or redis+sentinel:// and its Sentinels",
     ),
     (errors.OutOfMemoryError, "it is out of memory: raise its maxmemory, or set maxmemory-policy volatile-lru"),
+    (errors.AskError, "it is a cluster: write redis+cluster:// in `redis`"),
     (errors.ClusterCrossSlotError, "it is a cluster: write redis+cluster:// in `redis`"),
     (errors.ClusterDownError, "the cluster is not whole: see `redis-cli cluster info`"),
     (errors.MasterDownError, "the cluster is not whole: see `redis-cli cluster info`"),
@@ -41,7 +42,6 @@ _BY_TEXT: tuple[tuple[str, str], ...] = (
     ("cluster support disabled", "it is no cluster: write redis:// in `redis`"),
     ("unknown command", "it does not know a command that is needed: EVAL and EVALSHA must be there"),
     ("NOAUTH", "it asks for a password: give `redis` a URL with one"),
-    ("MOVED", "it is a cluster: write redis+cluster:// in `redis`"),
 )
 
 

