@@ -17,8 +17,9 @@ from random import Random
 
 from metrics.events import Emit, UploadsQueued
 from proxy.bucket.objects import Bucket, Object
-from proxy.oci.errors import BadContent, Unavailable
+from proxy.oci.errors import BadContent, RegistryError, Unavailable
 from proxy.store import uploading
+from proxy.store.errors import StoreError
 from proxy.store.store import Store
 from proxy.store.stored import StoredFile
 from proxy.store.uploading import Job
@@ -27,6 +28,7 @@ from proxy.store.writer import Transaction
 AT_ONCE = 4
 IDLE_SECONDS = 2.0
 """How often an idle queue is looked at: other processes of this node fill it too, without a word."""
+TROUBLE_SECONDS = 10.0
 READ = 1 << 20
 LONGEST = 300.0
 
@@ -59,6 +61,14 @@ class Uploader:
     async def run(self) -> None:
         """Upload what is queued, for as long as it is not cancelled. The catalog must aim at the bucket (`aim`)."""
         self._bucket.when_back(self._catalog.queued.set)
+        while True:
+            try:
+                await self._work_off()
+            except* StoreError as errors:
+                _log.error("the queue of uploads cannot be read or written now: %s", errors.exceptions[0])
+            await asyncio.sleep(TROUBLE_SECONDS)
+
+    async def _work_off(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue_all(), name="queue what was stored before")
             while True:
@@ -109,10 +119,12 @@ class Uploader:
         except BadContent as error:
             _log.error("%s; it is not uploaded: `entrepot verify` sets it aside, and it is fetched again", error)
             settle = partial(uploading.gave_up, digest=job.digest)
-        except (Unavailable, OSError) as error:
+        except (RegistryError, OSError) as error:
             _log.warning("%s could not be uploaded, which is tried again: %s", job.digest, error)
-            later = self._clock() + min(LONGEST, 2.0**job.tries) * self._random.uniform(0.5, 1.0)
-            settle = partial(uploading.postponed, digest=job.digest, until=later, failed=True)
+            seconds = min(LONGEST, 2.0 ** min(job.tries, 10)) * self._random.uniform(0.5, 1.0)
+            # Where it fails altogether nothing is begun before it is back.
+            later = self._clock() + (0.0 if self._bucket.failing else seconds)
+            settle = partial(uploading.failed, digest=job.digest, until=later)
         await self._catalog.write(settle)
 
     async def _upload(self, job: Job) -> Callable[[Transaction], None]:
@@ -121,7 +133,7 @@ class Uploader:
         if not job.present:
             return partial(uploading.dropped, digest=digest)
         if not job.ready:
-            return partial(uploading.postponed, digest=digest, until=now + uploading.WAIT_SECONDS, failed=False)
+            return partial(uploading.waits, digest=digest, until=now + uploading.WAIT_SECONDS)
         file = await self._store.open_blob(digest)
         if file is None:
             return partial(uploading.dropped, digest=digest)

@@ -17,7 +17,7 @@ from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import ParsedManifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.store import changes, closure, eviction, feed, keeping, queries, uploading
+from proxy.store import changes, closure, eviction, feed, keeping, queries, uploading, wanted
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
 from proxy.store.exchanged import Page
@@ -284,6 +284,13 @@ class Catalog(Reading):
         Before anything is served: what is recorded later is queued or not as that says, in every process.
         """
         await self._writer.write(lambda transaction: uploading.aim(transaction, store))
+
+    async def learn(self, digest: Digest, size: int, parsed: ParsedManifest | None) -> None:
+        """Record what a verified blob that only others have stored is, and names. See `wanted.learn`."""
+        now = time.time()
+        await self._writer.write(
+            lambda transaction: wanted.learn(transaction, digest, size, parsed, now, self._forget_blobs)
+        )
 
     async def write(self, operation: Callable[[Transaction], T]) -> T:
         """Return what `operation` gives, in the writer's thread: for those whose statements are their own."""

@@ -23,14 +23,17 @@ _CURSOR = "store_queued"
 AIMED = "SELECT 1 FROM meta WHERE key = 'store'"
 KNOWN = "SELECT present, public FROM blob WHERE digest = ?"
 BURIED = "SELECT 1 FROM membership WHERE digest = ? AND removed LIMIT 1"
-DUE = """
+_READY = """
+    blob.media_type IS NULL OR (
+        (blob.missing = 0 OR (blob.kind = 'index' AND blob.missing < blob.children))
+        AND NOT EXISTS (SELECT 1 FROM edge CROSS JOIN upload AS other ON other.digest = edge.child
+            CROSS JOIN blob AS child ON child.digest = edge.child AND child.present AND child.missing = 0
+            WHERE edge.parent = blob.digest))
+"""
+DUE = f"""
     SELECT upload.digest, upload.tries, coalesce(blob.size, 0), blob.media_type, coalesce(blob.public, 0),
         coalesce(blob.present, 0),
-        blob.media_type IS NULL OR (
-            (blob.missing = 0 OR (blob.kind = 'index' AND blob.missing < blob.children))
-            AND NOT EXISTS (SELECT 1 FROM edge CROSS JOIN upload AS other ON other.digest = edge.child
-                CROSS JOIN blob AS child ON child.digest = edge.child AND child.present AND child.missing = 0
-                WHERE edge.parent = upload.digest))
+        {_READY}
     FROM upload LEFT JOIN blob ON blob.digest = upload.digest
     WHERE next_at <= ? ORDER BY next_at LIMIT ?
 """
@@ -162,8 +165,15 @@ def gave_up(transaction: Transaction, digest: Digest) -> None:
     transaction.connection.execute("DELETE FROM upload WHERE digest = ?", (digest,))
 
 
-def postponed(transaction: Transaction, digest: Digest, until: float, *, failed: bool) -> None:
-    """Look at a blob again at `until`, or when what it waits for is there; `failed`: an attempt came to nothing."""
+def waits(transaction: Transaction, digest: Digest, until: float) -> None:
+    """Look at a manifest again at `until`, or when what it waits for is there, unless that is so by now."""
     transaction.connection.execute(
-        "UPDATE upload SET next_at = ?, tries = tries + ? WHERE digest = ?", (until, failed, digest)
+        f"UPDATE upload SET next_at = ? WHERE digest = ? "
+        f"AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = upload.digest AND ({_READY}))",
+        (until, digest),
     )
+
+
+def failed(transaction: Transaction, digest: Digest, until: float) -> None:
+    """Try a blob again at `until`."""
+    transaction.connection.execute("UPDATE upload SET next_at = ?, tries = tries + 1 WHERE digest = ?", (until, digest))
