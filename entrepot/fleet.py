@@ -7,18 +7,23 @@ answer clients (`attached`) lease, follow and ask for themselves. All of it hold
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from entrepot import __version__
-from entrepot.config import Config
+from entrepot.config import Config, SecretUrl
 from entrepot.secrets import fleet_secret
 from entrepot.tls import neighbour_tls
 from entrepot.upstreams import Sources
 from entrepot.views import FleetView, NodeView
 from metrics.events import Emit
+from proxy.bucket.collector import Collector
+from proxy.bucket.objects import Bucket, BucketUnusable, open_bucket
+from proxy.bucket.source import BucketSource
+from proxy.bucket.uploads import Uploader
 from proxy.cache.near import Alone, Fleet
 from proxy.cache.once import Background
 from proxy.fleet.address import parse
@@ -26,7 +31,7 @@ from proxy.fleet.answers import Answers
 from proxy.fleet.fleet import SharedFleet
 from proxy.fleet.holders import Holders
 from proxy.fleet.hosts import Hosts
-from proxy.fleet.leases import Leases
+from proxy.fleet.leases import Leases, sole
 from proxy.fleet.link import Link, open_link, prefix_of
 from proxy.fleet.neighbours import Neighbours, open_neighbours
 from proxy.fleet.nodes import NodeInfo, Nodes
@@ -35,6 +40,7 @@ from proxy.store.store import Store
 from sync.exchange import Exchange
 from sync.feed import Changes
 
+COLLECTING = "collecting"
 BODY_SECONDS = 20.0
 MOST_PAGE = 16 << 20
 
@@ -60,6 +66,7 @@ class Joined:
     secret: bytes = field(default=b"", repr=False)
     link: Link | None = None
     leases: Leases | None = None
+    bucket: Bucket | None = None
     node: Node | None = None
     changes: Changes | None = None
 
@@ -67,6 +74,11 @@ class Joined:
     def is_node(self) -> bool:
         """Other nodes may ask this one."""
         return self.link is not None
+
+    @property
+    def bucket_problem(self) -> str | None:
+        """Why the bucket is not asked now, None while it is or where there is none."""
+        return None if self.bucket is None else self.bucket.failing
 
     def view(self) -> FleetView | None:
         """Return what people are shown of the fleet, None where there is none."""
@@ -92,37 +104,100 @@ class Joined:
 
 @asynccontextmanager
 async def joined(config: Config, store: Store, emit: Emit, *, attached: bool) -> AsyncIterator[Joined]:
-    """Take part in the fleet that `config` names for as long as the context lasts.
+    """Take part in the fleet and its bucket, as `config` names them, for as long as the context lasts.
 
-    Nothing here waits for Redis, or fails because of it. Raises OSError for a secret or certificate that is unreadable.
+    Nothing here waits for Redis or the bucket, or fails because of it. Raises OSError for a secret or certificate that
+    is unreadable, and for a store that cannot be one.
     """
     async with AsyncExitStack() as stack:
-        if config.redis is None:
+        background = await stack.enter_async_context(Background())
+        if not attached:
+            await store.catalog.aim(None if config.store is None else _named(config.store))
+        if config.redis is None and config.store is None:
             yield Joined()
             return
-        background = await stack.enter_async_context(Background())
-        secret = await asyncio.to_thread(fleet_secret, config)
-        url = origin(config.fleet_address)
-        link = await stack.enter_async_context(
-            open_link(parse(config.redis.reveal()), emit, prefix=prefix_of(config.region))
-        )
-        tls: ssl.SSLContext | None = None
-        if config.tls is not None:
-            tls = await stack.enter_async_context(neighbour_tls(config.tls))
-        neighbourhood = Neighbourhood.parse(config.neighbours, url)
-        neighbours = await stack.enter_async_context(open_neighbours(url, secret, neighbourhood, tls, emit))
-        leases, answers = Leases(link, url), Answers(link)
-        background.create_task(answers.run(), name="tell the fleet what is missing")
-        changes = Changes(store.catalog)
-        stack.callback(changes.end)
-        nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=not attached)
-        background.create_task(nodes.run(), name="tell the fleet of this node")
-        holders = Holders(leases, neighbours, nodes.urls)
-        fleet = SharedFleet(leases, answers, neighbours, holders, None, background)
-        part = Joined(fleet, url, secret, link, leases, changes=changes)
-        if not attached:
-            part.node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
+        part = Joined()
+        bucket = None if config.store is None else await stack.enter_async_context(_opened(config.store, emit))
+        shelf = None if bucket is None else BucketSource(bucket)
+        part.fleet = SharedFleet(None, None, None, None, shelf, background)
+        if config.redis is not None:
+            await _join(part, config, config.redis, store, shelf, stack, background, emit, attached=attached)
+        if bucket is not None:
+            part.bucket = bucket
+            if not attached:
+                await stack.enter_async_context(_keeping(config, store, bucket, part.leases, emit))
         yield part
+
+
+async def _join(
+    part: Joined,
+    config: Config,
+    redis: SecretUrl,
+    store: Store,
+    shelf: BucketSource | None,
+    stack: AsyncExitStack,
+    background: Background,
+    emit: Emit,
+    *,
+    attached: bool,
+) -> None:
+    """Fill `part` in with what needs Redis."""
+    part.secret = await asyncio.to_thread(fleet_secret, config)
+    part.url = url = origin(config.fleet_address)
+    part.link = link = await stack.enter_async_context(
+        open_link(parse(redis.reveal()), emit, prefix=prefix_of(config.region))
+    )
+    tls: ssl.SSLContext | None = None
+    if config.tls is not None:
+        tls = await stack.enter_async_context(neighbour_tls(config.tls))
+    neighbourhood = Neighbourhood.parse(config.neighbours, url)
+    neighbours = await stack.enter_async_context(open_neighbours(url, part.secret, neighbourhood, tls, emit))
+    part.leases, answers = Leases(link, url), Answers(link)
+    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=not attached)
+    background.create_task(answers.run(), name="tell the fleet what is missing")
+    background.create_task(nodes.run(), name="tell the fleet of this node")
+    part.changes = Changes(store.catalog)
+    stack.callback(part.changes.end)
+    holders = Holders(part.leases, neighbours, nodes.urls)
+    part.fleet = SharedFleet(part.leases, answers, neighbours, holders, shelf, background)
+    if not attached:
+        part.node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
+
+
+def _named(url: str) -> str:
+    """Return what the catalog knows a store by."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+@asynccontextmanager
+async def _opened(url: str, emit: Emit) -> AsyncIterator[Bucket]:
+    async with AsyncExitStack() as stack:
+        try:
+            bucket = await stack.enter_async_context(open_bucket(url, emit))
+        except BucketUnusable as error:
+            raise OSError(f"the store cannot be used: {error}") from None
+        yield bucket
+
+
+@asynccontextmanager
+async def _keeping(
+    config: Config, store: Store, bucket: Bucket, leases: Leases | None, emit: Emit
+) -> AsyncIterator[None]:
+    """Upload what is stored, and collect garbage when it is this node's turn, for as long as the context lasts."""
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[bool]:
+        if leases is None:
+            yield True
+        else:
+            async with sole(leases, COLLECTING) as ours:
+                yield ours
+
+    collector = Collector(store.catalog, bucket, emit, config.store_grace, turn)
+    async with Background() as background:
+        background.create_task(Uploader(store, bucket, emit, config.store_grace).run(), name="upload to the bucket")
+        background.create_task(collector.run(), name="collect garbage in the bucket")
+        yield
 
 
 @asynccontextmanager

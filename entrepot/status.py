@@ -14,7 +14,7 @@ import msgspec
 
 from entrepot import __version__
 from entrepot.view import MirrorView
-from entrepot.views import FillView, FleetView, HostView, UpstreamView, WorkerView, merged, refusals
+from entrepot.views import BucketView, FillView, FleetView, HostView, UpstreamView, WorkerView, merged, refusals
 from entrepot.warm import WarmView, read_runs, views
 from metrics import declarations as declared
 from metrics.redaction import redact_text
@@ -22,6 +22,7 @@ from proxy.cache.fill import FillStatus
 from proxy.cache.following import ANOTHER
 from proxy.store.records import StoreStats
 from proxy.store.sweep import SpaceReport, Sweeper
+from proxy.store.uploading import backlog
 
 STATS_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Status(msgspec.Struct, frozen=True):
     warm: tuple[WarmView, ...] = ()
     workers: tuple[WorkerView, ...] = ()
     fleet: FleetView | None = None
+    bucket: BucketView | None = None
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -73,6 +75,8 @@ def readiness(view: MirrorView) -> Readiness:
     if not view.config.offline:
         reasons += [complaint for upstream in _upstreams(view) for complaint in _complaints(upstream)]
     reasons += _of_fleet(view.part.view())
+    if view.part.bucket_problem is not None:
+        reasons.append(f"the bucket is out of reach, and uploads wait: {view.part.bucket_problem}")
     if view.crew is not None:
         silent = [worker for worker in view.crew.views() if not worker.answers]
         reasons += [f"worker {worker.number} (pid {worker.pid}) does not answer its supervisor" for worker in silent]
@@ -103,6 +107,7 @@ async def status(view: MirrorView) -> Status:
         warm=await _warm(view),
         workers=tuple(view.crew.views()) if view.crew is not None else (),
         fleet=view.part.view(),
+        bucket=await _bucket(view),
     )
 
 
@@ -186,6 +191,20 @@ async def _space(view: MirrorView) -> SpaceReport | None:
     except (OSError, TimeoutError) as error:
         _log.warning("the volume cannot be measured; look at its disk", extra={"error": repr(error)})
         return None
+
+
+async def _bucket(view: MirrorView) -> BucketView | None:
+    """Return how the bucket does, None where there is none or the catalog does not answer."""
+    url = view.config.store
+    if url is None:
+        return None
+    try:
+        async with asyncio.timeout(STATS_SECONDS):
+            waiting, age = await view.store.catalog.read(lambda connection: backlog(connection, time.time()))
+    except (OSError, TimeoutError) as error:
+        _log.warning("the queue of uploads cannot be read; look at the disk", extra={"error": repr(error)})
+        return None
+    return BucketView(url, view.part.bucket_problem, waiting, round(age, 1))
 
 
 def _fill(fill: FillStatus) -> FillView:

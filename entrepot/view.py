@@ -69,6 +69,11 @@ class CrewView(Protocol):
 class PartView(Protocol):
     """A part in a fleet, as far as it is shown."""
 
+    @property
+    def bucket_problem(self) -> str | None:
+        """Why the bucket is not asked now, None while it is or where there is none."""
+        ...
+
     def view(self) -> FleetView | None:
         """Return what people are shown, None where there is no fleet."""
         ...

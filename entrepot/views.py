@@ -116,3 +116,12 @@ class FleetView(msgspec.Struct, frozen=True):
     problem: str | None
     nodes: tuple[NodeView, ...]
     incompatible: tuple[str, ...]
+
+
+class BucketView(msgspec.Struct, frozen=True):
+    """The bucket. problem: why it is not asked now. waiting: blobs to be uploaded, the oldest for `age` seconds."""
+
+    url: str
+    problem: str | None
+    waiting: int
+    age: float

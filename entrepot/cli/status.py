@@ -56,6 +56,10 @@ def people(document: Document) -> list[str]:
     lines += [_worker(worker) for worker in document["workers"]]
     if fleet := document["fleet"]:
         lines += _fleet(fleet)
+    if bucket := document["bucket"]:
+        health = "good" if bucket["problem"] is None else "out of reach"
+        waits = f", {counted(bucket['waiting'], 'blob')} to be uploaded" if bucket["waiting"] else ""
+        lines.append(f"bucket {bucket['url']}: {health}{waits}")
     lines += [_fill(fill) for fill in document["fills"]]
     lines += [_warm(section) for section in document["warm"]]
     return lines

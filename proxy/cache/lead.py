@@ -250,7 +250,9 @@ class Lead:
 
     async def _commit(self, spool: Spool, size: int, attempt: _Attempt) -> None:
         first, *others = self.supply.proven
-        await self._store.commit(spool, size=size, repository=first, proof=Proof.FETCHED, public=attempt.public)
+        await self._store.commit(
+            spool, size=size, repository=first, proof=Proof.FETCHED, public=attempt.public, shared=attempt.shared
+        )
         for repository in others:
             await self._store.catalog.prove(repository, self.digest, Proof.FETCHED)
 

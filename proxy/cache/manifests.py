@@ -145,7 +145,7 @@ class Manifests:
                     manifest = await self._upstreams.ask(
                         repository, lambda source: source.manifest(repository, digest), ManifestUnknown
                     )
-                await self._keep(repository, manifest)
+                await self._keep(repository, manifest, shared=isinstance(manifest, NearManifest))
                 flight.stored()
                 return manifest
 
@@ -174,8 +174,8 @@ class Manifests:
         await self._keep(repository, manifest)
         return manifest
 
-    async def _keep(self, repository: Repository, manifest: Manifest) -> None:
-        """Store a manifest that this repository's upstream gave: the proof that it is there (P43)."""
+    async def _keep(self, repository: Repository, manifest: Manifest, *, shared: bool = False) -> None:
+        """Store a manifest that this repository is proven to contain (P43). `shared`: the fleet has it already."""
         kept = [await asyncio.to_thread(parse_manifest, manifest.body, manifest.descriptor.media_type)]
         await self._store.put_manifest(
             manifest.body,
@@ -184,6 +184,7 @@ class Manifests:
             proof=Proof.FETCHED,
             public=manifest.anonymous,
             digest=manifest.descriptor.digest,
+            shared=shared,
         )
         # Its children were pushed by now, whatever was said of them before. A thread names them, and frees what was
         # parsed: 20,000 of them take several milliseconds each way.

@@ -14,12 +14,14 @@ traffic. Who leads, follows and takes over lies in `fleet`.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.fleet.link import Link
+from proxy.fleet.link import Link, LinkDown
 from proxy.fleet.scripts import NOW, Script
 
 BEAT_SECONDS = 1.0
@@ -194,6 +196,37 @@ class Leases:
     def _keys(self, key: str) -> tuple[str, str, str]:
         stem = f"{self._link.prefix}{{{key}}}"
         return f"{stem}:lease", f"{stem}:holders", f"{stem}:said"
+
+
+@asynccontextmanager
+async def sole(leases: Leases, key: str) -> AsyncIterator[bool]:
+    """Hold the lease of work that one node does, for as long as the context lasts; False: another has it, or Redis not.
+
+    It is renewed meanwhile. Whoever stands still may find that another does the work, too.
+    """
+    try:
+        lease = (await leases.acquire(key, mine_is_dead=True)).ours
+    except LinkDown:
+        lease = None
+    if lease is None:
+        yield False
+        return
+    beating = asyncio.create_task(_beat(leases, lease), name=f"lead {key}")
+    try:
+        yield True
+    finally:
+        beating.cancel()
+        await asyncio.wait([beating])
+        with suppress(LinkDown):
+            await leases.release(lease, holds=False)
+
+
+async def _beat(leases: Leases, lease: Lease) -> None:
+    while True:
+        await asyncio.sleep(BEAT_SECONDS)
+        with suppress(LinkDown):
+            if not await leases.beat(lease):
+                return
 
 
 def _ms(seconds: float) -> int:
