@@ -1,4 +1,7 @@
-"""Making room now: what `entrepot gc` does, in the mirror's process or in its own, and the lines that tell of it."""
+"""Making room now: what `entrepot gc` does, in the mirror's process or in its own, and the lines that tell of it.
+
+On the disk by evicting, or, with `--store`, in the bucket by deleting what was removed.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from entrepot.config import Config
 from metrics.events import Emit
+from proxy.bucket.collector import Collector, always
+from proxy.bucket.objects import open_bucket
 from proxy.store.store import Store
 from proxy.store.sweep import Sweeper
 
@@ -40,7 +46,32 @@ class CollectError(msgspec.Struct, frozen=True, tag_field="event", tag="error"):
     message: str
 
 
-CollectLine = Gone | Collected | CollectError
+class Deleted(msgspec.Struct, frozen=True, tag_field="event", tag="deleted"):
+    """An object of the bucket that went or would go."""
+
+    digest: str
+    bytes: int
+
+
+class BucketCollected(msgspec.Struct, frozen=True, tag_field="event", tag="collected"):
+    """The end of a collection in the bucket, of `objects` there. With `dry_run` nothing was done.
+
+    removed: those that go when their grace is over. unknown: those that no record speaks of, which stay.
+    """
+
+    dry_run: bool
+    objects: int
+    deleted: int
+    freed: int
+    removed: int
+    unknown: int
+
+
+CollectLine = Gone | Collected | Deleted | BucketCollected | CollectError
+
+
+class CollectFailed(Exception):
+    """It cannot be done; the message says why."""
 
 
 async def collect(
@@ -57,3 +88,21 @@ async def collect(
     space = await sweeper.measure()
     freed = sum(one.bytes for one in evicted)
     return Collected(dry_run, len(evicted), freed, space.stored + space.reserved, space.high, space.low)
+
+
+async def collect_bucket(
+    config: Config, store: Store, emit: Emit, dry_run: bool, report: Callable[[Deleted], None]
+) -> BucketCollected:
+    """Delete from the bucket what was removed longer than its grace ago; or only say what would go.
+
+    Raises CollectFailed where no bucket is configured, BucketUnusable, Unavailable.
+    """
+    if config.store is None:
+        raise CollectFailed("no store is configured: name the bucket in the configuration, or in ENTREPOT_STORE")
+    async with open_bucket(config.store, emit) as bucket:
+        collector = Collector(store.catalog, bucket, emit, config.store_grace, always)
+        done = await collector.collect(
+            dry_run=dry_run, report=lambda found: report(Deleted(str(found.digest), found.size))
+        )
+    assert done is not None
+    return BucketCollected(dry_run, done.objects, done.deleted, done.bytes, done.removed, done.unknown)

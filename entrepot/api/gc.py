@@ -1,4 +1,4 @@
-"""POST /api/gc at the control socket: `{"dry_run": …}`, answered with the lines of `entrepot.collecting`."""
+"""POST /api/gc at the control socket: `{"dry_run": …, "store": …}`, answered with lines of `entrepot.collecting`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import msgspec
 from aiohttp import web
 
 from entrepot.answers import read_body
-from entrepot.collecting import CollectError, CollectLine, collect
+from entrepot.collecting import CollectError, CollectFailed, CollectLine, collect, collect_bucket
 from entrepot.lines import Lines, stream
 from entrepot.view import VIEW
+from proxy.bucket.objects import BucketUnusable
+from proxy.oci.errors import RegistryError
 
 _log = logging.getLogger(__name__)
 
 
 class GcRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body. With `dry_run` nothing goes."""
+    """The body. With `dry_run` nothing goes; `store`: collect in the bucket, not on the disk."""
 
     dry_run: bool = False
+    store: bool = False
 
 
 _decode = msgspec.json.Decoder(GcRequest).decode
@@ -36,10 +39,14 @@ async def _answer(request: web.Request) -> web.StreamResponse:
 
     async def work(lines: Lines) -> CollectLine:
         try:
+            if wanted.store:
+                return await collect_bucket(view.config, view.store, view.metrics.observe, wanted.dry_run, lines.put)
             return await collect(view.store, view.config.quota, view.metrics.observe, wanted.dry_run, lines.put)
+        except (CollectFailed, BucketUnusable, RegistryError) as error:
+            return CollectError(str(error))
         except OSError as error:
             _log.error("gc failed: %s", error)
-            return CollectError(f"not all could be evicted: {error}")
+            return CollectError(f"not all could be evicted or deleted: {error}")
         except Exception:
             _log.exception("gc failed")
             return CollectError("the eviction failed in the mirror; its log has the reason")
