@@ -232,7 +232,8 @@ def _verdict(known: Known) -> tuple[bool | None, str]:
 def _here(known: Known) -> list[str]:
     facts = known.facts
     if facts.state is None:
-        return []
+        known_of = facts.proofs or facts.tags
+        return ["it is known of, and not here yet: it is fetched when it is asked for"] if known_of else []
     size, stored = facts.closure
     parts = f"{stored} of {size} bytes of all that it needs are here"
     match facts.state:

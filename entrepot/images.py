@@ -163,10 +163,14 @@ async def digest_of(inventory: Inventory, repository: Repository, reference: Ref
 
 
 async def inspect(inventory: Inventory, repository: Repository, reference: Reference) -> Inspection:
-    """Return all about an image that is, or was, here. Raises ManifestUnknown for what never was."""
+    """Return all about an image that is, or was, here. Raises ManifestUnknown for what never was, known of or not."""
     digest = await digest_of(inventory, repository, reference)
     name = format_full(repository, reference)
     facts = await inventory.facts(digest)
+    if facts.state is None and (facts.tags or facts.proofs):
+        raise ManifestUnknown(
+            f"{name} is known of, and not here yet: it is fetched when it is asked for, or with: entrepot pull {name}"
+        )
     if facts.state is None:
         raise ManifestUnknown(f"{name} was never stored here; fetch it with: entrepot pull {name}")
     tree = await inventory.tree(digest)

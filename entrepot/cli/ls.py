@@ -66,6 +66,8 @@ def _text(image: object, now: float) -> str:
 
     assert isinstance(image, ImageLine)
     size = format_size(image.size) if image.stored == image.size else _part(image.stored, image.size)
+    if image.state == "absent" and not image.size:
+        size = "not here yet"
     used = "never used" if image.last_use is None else f"used {_ago(now - image.last_use)} ago"
     name = image.reference if "@" in image.reference else f"{image.reference:<40}  {image.digest[:19]}"
     return f"{name}  {image.state:<8}  {size:>10}  {used}{'  pinned' if image.pinned else ''}"

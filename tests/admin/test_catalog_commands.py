@@ -9,18 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from entrepot.cli.exits import CommandFailed
+from entrepot.cli.ls import _text
 from entrepot.cli.running import RunningMirror, find
 from entrepot.control import open_control
 from entrepot.explaining import Known, explain
-from entrepot.images import Pattern
+from entrepot.images import ImageLine, Pattern
 from entrepot.mirror import Mirror, mirror
 from entrepot.status import readiness
+from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadRequest, NotFound, Unavailable
 from proxy.oci.names import Repository, Tag
+from proxy.store.catalog import Proof
 from proxy.store.inventory import DigestFacts, TagState
 from tests.admin.conftest import config_for
 from tests.support.contents import blob, make_image, make_index
@@ -53,6 +57,20 @@ async def ask(control: RunningMirror, ask: str, **values: object) -> list[dict[s
 async def pull(control: RunningMirror, reference: str, *platforms: str) -> None:
     body = {"reference": reference, "platforms": list(platforms) or ["all"]}
     await asyncio.to_thread(lambda: list(control.lines("/api/pull", body)))
+
+
+async def test_what_another_node_told_of_is_shown_as_not_here_yet(running: Mirror, control: RunningMirror) -> None:
+    told = Descriptor(INDEX.media_type, INDEX.digest, 500)
+    await running.store.catalog.put_tag(ALPINE, Tag("told"), told, 1e9)
+    await running.store.catalog.prove(ALPINE, told.digest, Proof.FETCHED)
+    (why,) = await ask(control, "why", reference="alpine:told")
+    assert (why["served"], why["state"]) == (False, None)
+    assert "it is known of, and not here yet: it is fetched when it is asked for" in why["because"]
+    image, end = await ask(control, "ls", pattern="alpine")
+    assert (image["state"], image["stored"], end["images"]) == ("absent", 0, 1)
+    assert "not here yet" in _text(msgspec.convert(image, ImageLine), 1e9)
+    (failed,) = await ask(control, "inspect", reference="alpine:told")
+    assert "known of, and not here yet" in failed["message"]
 
 
 @pytest.mark.parametrize(
