@@ -18,11 +18,13 @@ from entrepot.mirror import Mirror
 from entrepot.tls import listening_tls
 from metrics.events import Emit
 from proxy.app import Face
+from proxy.bucket.redirects import Redirects
 from proxy.cache.once import Background
 from proxy.cache.readthrough import ANSWER_SECONDS
 from proxy.clients import Clients
 from proxy.fleet_endpoint import Endpoint
 from proxy.front import Answerer, Front
+from proxy.handlers import Locate
 from proxy.server import BACKLOG, Server, connection_bound, listen
 from sync.records import CHANGES
 
@@ -60,6 +62,7 @@ class Answering:
                 access=access,
                 rules=rules_of(config),
                 hosts=config.hosts,
+                locate=_locate(mirror),
             )
             self.face = Front(face, _endpoint(mirror, emit)) if mirror.part.is_node else face
         except BaseException:
@@ -74,6 +77,11 @@ class Answering:
         await self._ending.aclose()
         if self._held is not None:
             await self._held.aclose()
+
+
+def _locate(mirror: Mirror) -> Locate | None:
+    bucket = mirror.part.bucket
+    return Redirects(mirror.store, bucket).location if bucket is not None and mirror.config.store_redirect else None
 
 
 def _endpoint(mirror: Mirror, emit: Emit) -> Endpoint:

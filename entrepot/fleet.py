@@ -1,7 +1,7 @@
 """What makes this process a part of a fleet: its link to Redis, its neighbours, the bucket; made from a configuration.
 
 The process that owns the data folder is the node: it says that it is there, and exchanges records. Those that only
-answer clients (`attached`) lease, follow and ask for themselves. All of it holds until a restart.
+answer clients lease, follow and ask for themselves. All of it holds until a restart.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from entrepot import __version__
 from entrepot.config import Config, SecretUrl
@@ -42,6 +43,10 @@ from sync.feed import Changes
 
 COLLECTING = "collecting"
 BODY_SECONDS = 20.0
+
+Role = Literal["node", "worker", "command"]
+"""What a process is: the one that owns the data folder and serves; one that answers clients beside it; or a command
+that owns the folder for a while: nobody can follow it, so it leads nothing."""
 MOST_PAGE = 16 << 20
 
 
@@ -103,7 +108,7 @@ class Joined:
 
 
 @asynccontextmanager
-async def joined(config: Config, store: Store, emit: Emit, *, attached: bool) -> AsyncIterator[Joined]:
+async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncIterator[Joined]:
     """Take part in the fleet and its bucket, as `config` names them, for as long as the context lasts.
 
     Nothing here waits for Redis or the bucket, or fails because of it. Raises OSError for a secret or certificate that
@@ -111,7 +116,7 @@ async def joined(config: Config, store: Store, emit: Emit, *, attached: bool) ->
     """
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
-        if not attached:
+        if role != "worker":
             await store.catalog.aim(None if config.store is None else _named(config.store))
         if config.redis is None and config.store is None:
             yield Joined()
@@ -121,10 +126,10 @@ async def joined(config: Config, store: Store, emit: Emit, *, attached: bool) ->
         shelf = None if bucket is None else BucketSource(bucket)
         part.fleet = SharedFleet(None, None, None, None, shelf, background)
         if config.redis is not None:
-            await _join(part, config, config.redis, store, shelf, stack, background, emit, attached=attached)
+            await _join(part, config, config.redis, store, shelf, stack, background, emit, role)
         if bucket is not None:
             part.bucket = bucket
-            if not attached:
+            if role == "node":
                 await stack.enter_async_context(_keeping(config, store, bucket, part.leases, emit))
         yield part
 
@@ -138,8 +143,7 @@ async def _join(
     stack: AsyncExitStack,
     background: Background,
     emit: Emit,
-    *,
-    attached: bool,
+    role: Role,
 ) -> None:
     """Fill `part` in with what needs Redis."""
     part.secret = await asyncio.to_thread(fleet_secret, config)
@@ -153,14 +157,15 @@ async def _join(
     neighbourhood = Neighbourhood.parse(config.neighbours, url)
     neighbours = await stack.enter_async_context(open_neighbours(url, part.secret, neighbourhood, tls, emit))
     part.leases, answers = Leases(link, url), Answers(link)
-    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=not attached)
+    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=role == "node")
     background.create_task(answers.run(), name="tell the fleet what is missing")
     background.create_task(nodes.run(), name="tell the fleet of this node")
     part.changes = Changes(store.catalog)
     stack.callback(part.changes.end)
     holders = Holders(part.leases, neighbours, nodes.urls)
-    part.fleet = SharedFleet(part.leases, answers, neighbours, holders, shelf, background)
-    if not attached:
+    leading = None if role == "command" else part.leases
+    part.fleet = SharedFleet(leading, answers, neighbours, holders, shelf, background)
+    if role == "node":
         part.node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
 
 

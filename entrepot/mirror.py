@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from entrepot import __version__
 from entrepot.config import Config
-from entrepot.fleet import Joined, joined, sharing_hosts
+from entrepot.fleet import Joined, Role, joined, sharing_hosts
 from entrepot.upstreams import Sources, open_sources, under_quota
 from entrepot.view import CrewView
 from metrics.events import Emit, ignore
@@ -99,28 +99,28 @@ async def _end(cache: ReadThrough, held: AsyncExitStack) -> None:
 
 @asynccontextmanager
 async def mirror(
-    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, attached: bool = False
+    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node"
 ) -> AsyncIterator[Mirror]:
     """As `rebuildable`, for those who keep to one configuration."""
-    async with rebuildable(config, metrics=metrics, emit=emit, attached=attached) as rebuilding:
+    async with rebuildable(config, metrics=metrics, emit=emit, role=role) as rebuilding:
         yield rebuilding.mirror
 
 
 @asynccontextmanager
 async def rebuildable(
-    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, attached: bool = False
+    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node"
 ) -> AsyncIterator[Rebuilding]:
     """Open the store, the upstreams and the cache of `config`, and give them as a Mirror.
 
-    `attached`: beside the process that owns the data folder, which does what must be single.
+    A "worker" is beside the process that owns the data folder, which does what must be single.
 
     Raises StoreBusy when another process has the data folder, CredentialError or OSError for what cannot be read.
     """
-    store = await (Store.attach(config.data) if attached else Store.open(config.data))
+    store = await (Store.attach(config.data) if role == "worker" else Store.open(config.data))
     making_room = AsyncExitStack()
     try:
         sweeper = await making_room.enter_async_context(sweeping(store, config.quota, emit))
-        part = await making_room.enter_async_context(joined(config, store, emit, attached=attached))
+        part = await making_room.enter_async_context(joined(config, store, emit, role))
         held = AsyncExitStack()
         try:
             sources, cache = await held.enter_async_context(_parts(config, store, part, emit))
@@ -130,7 +130,7 @@ async def rebuildable(
         running = Mirror(config, store, cache, metrics or Metrics(version=__version__), sources, part)
         rebuilding = Rebuilding(running, emit, held, sweeper)
         try:
-            if attached:
+            if role == "worker":
                 yield rebuilding
             else:
                 async with rescanning(store), backing_up(store.backup_path, store.back_up):

@@ -116,7 +116,7 @@ async def _in_process(
     from proxy.upstream.credentials import CredentialError
 
     try:
-        async with mirror(config) as made:
+        async with mirror(config, role="command") as made:
             return await pull_into(made.cache, repository, reference, platforms, follow)
     except RegistryError as error:
         return PullError(error.code, error.message)

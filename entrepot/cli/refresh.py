@@ -87,7 +87,7 @@ async def _in_process(config: Config, reference: str, follow: Callable[[Refreshe
 
     names = frozenset(upstream.name for upstream in config.upstreams)
     try:
-        async with mirror(config) as made:
+        async with mirror(config, role="command") as made:
             return await refresh_tags(made.cache, made.store.catalog, reference, names, config.default_upstream, follow)
     except RegistryError as error:
         return RefreshError(error.code, error.message)

@@ -61,7 +61,7 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
     channel = await Channel.open(end)
     try:
         async with AsyncExitStack() as stack:
-            running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, attached=True))
+            running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, role="worker"))
             background = await stack.enter_async_context(Background())
             background.create_task(_report(channel, running), name="reports")
             background.create_task(_obey(channel, running, stop), name="orders")

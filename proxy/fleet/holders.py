@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 
 from proxy.fleet.leases import Leases
 from proxy.fleet.link import LinkDown
@@ -19,6 +20,7 @@ from proxy.oci.names import Repository
 
 ASKED_MOST = 16
 ASK_SECONDS = 0.15
+SILENT_SECONDS = 5.0
 IMAGE_MOST = 3
 
 
@@ -29,12 +31,21 @@ class Holders:
         self._leases = leases
         self._neighbours = neighbours
         self._others = others
+        self._silent: dict[str, float] = {}
 
     async def ask(self, repository: Repository, digest: Digest) -> list[str]:
-        """Return which of at most `ASKED_MOST` nodes say within `ASK_SECONDS` that they have stored the digest."""
-        others = list(self._others())
+        """Return which of at most `ASKED_MOST` nodes say within `ASK_SECONDS` that they have stored the digest.
+
+        Who did not answer is not asked for the next `SILENT_SECONDS`.
+        """
+        now = monotonic()
+        others = [url for url in self._others() if self._silent.get(url, 0.0) < now]
         asked = self._nodes(random.sample(others, min(len(others), ASKED_MOST)))
         answers = await asyncio.gather(*(node.has(repository, digest, ASK_SECONDS) for node in asked))
+        self._silent = {url: until for url, until in self._silent.items() if until > now}
+        self._silent |= {
+            node.url: now + SILENT_SECONDS for node, has in zip(asked, answers, strict=True) if has is None
+        }
         return [node.url for node, has in zip(asked, answers, strict=True) if has]
 
     async def of_image(self, repository: Repository, digest: Digest) -> bool:

@@ -131,14 +131,16 @@ class Neighbour:
         except (NotFound, Transient):
             return False
 
-    async def has(self, repository: Repository, digest: Digest, seconds: float) -> bool:
-        """Tell whether the node has stored the blob; one that does not say so within `seconds` has not."""
+    async def has(self, repository: Repository, digest: Digest, seconds: float) -> bool | None:
+        """Tell whether the node has stored the blob; None where it does not say so within `seconds`."""
         target = blob_target(repository, digest, held=True)
         try:
             async with self._neighbours.request(self.url, "HEAD", target, timeout=seconds):
                 return True
-        except RegistryError:
+        except NotFound:
             return False
+        except RegistryError:
+            return None
 
     async def _ask(self, method: str, target: str, headers: dict[str, str] | None = None) -> Answer:
         """Ask, and look after the node for as long as its answer does not come."""
