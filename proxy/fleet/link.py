@@ -4,9 +4,9 @@
     down   a probe, by a task of the link's own       up
 
 Nobody who waits for content pays for finding out: the first call that fails costs CALL_SECONDS at most, later ones
-nothing. Calls beyond what the connections take wait within their own CALL_SECONDS; a call that ends late because this
-process is busy is given up, and opens the breaker only if a probe fails, too. What is asked lies in `leases`, `nodes`,
-`answers` and `hosts`, what an error means in `problems`.
+nothing. Where this process is too busy to tell whether Redis is slow, or more calls are made than the connections take,
+a call has twice that time; one that is given up then opens the breaker only if a probe fails, too. What is asked lies
+in `leases`, `nodes`, `answers` and `hosts`, what an error means in `problems`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,25 @@ async def open_link(address: RedisAddress, emit: Emit, *, prefix: str) -> AsyncI
                 await client.aclose()
 
 
+class _Patience:
+    """The time limit of one call; `busy`: it ran into it, and that says nothing of Redis."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.began = loop.time()
+        self.asked_at: float | None = None
+        self.busy = False
+        self.limit = asyncio.timeout_at(self.began + 2 * CALL_SECONDS)
+
+    def judge(self) -> None:
+        """The time for a call is over: end it, unless this loop, or the wait for a place, took too much of it."""
+        now = self._loop.time()
+        late = now - self.began > CALL_SECONDS + _LATE
+        self.busy = late or self.asked_at is None or self.asked_at - self.began > CALL_SECONDS / 2
+        if not self.busy:
+            self.limit.reschedule(now)
+
+
 class Link:
     """Calls to Redis. `problem` is why it is not used now, None while it is. Made by `open_link`."""
 
@@ -98,7 +117,7 @@ class Link:
     async def run(self, script: Script, keys: Keys, args: Arguments = ()) -> Any:
         """Return what `script` returns: bytes, int, None or a list of them.
 
-        Raises LinkDown: at once while Redis is not used, within CALL_SECONDS otherwise.
+        Raises LinkDown: at once while Redis is not used, within CALL_SECONDS otherwise (see the module).
         """
         return await self._call(script.name, partial(self._evaluate, script, keys, args))
 
@@ -134,18 +153,18 @@ class Link:
             self._emit(RedisRefused(name))
             raise LinkDown(f"{WAITING_MOST} calls to Redis wait already")
         loop = asyncio.get_running_loop()
-        began, asked_at, outcome = loop.time(), None, "cancelled"
+        patience, outcome = _Patience(loop), "cancelled"
+        judge = loop.call_at(patience.began + CALL_SECONDS, patience.judge)
         try:
-            async with asyncio.timeout_at(began + CALL_SECONDS), self._place():
+            async with patience.limit, self._place():
                 self._check(name)
-                asked_at = loop.time()
+                patience.asked_at = loop.time()
                 answer = await ask()
             outcome = "ok"
             return answer
         except TimeoutError as error:
             outcome = "timeout"
-            now = loop.time()
-            if asked_at is None or now - began > CALL_SECONDS + _LATE or asked_at - began > CALL_SECONDS / 2:
+            if patience.busy:
                 self._doubt.set()
                 raise LinkDown("a call to Redis was given up, since this process is busy") from None
             raise self._failed(error) from None
@@ -153,8 +172,9 @@ class Link:
             outcome = "down"
             raise self._failed(error) from None
         finally:
-            if asked_at is not None and outcome != "cancelled":
-                self._emit(RedisCall(name, outcome, loop.time() - asked_at))
+            judge.cancel()
+            if patience.asked_at is not None and outcome != "cancelled":
+                self._emit(RedisCall(name, outcome, loop.time() - patience.asked_at))
 
     def _check(self, name: str) -> None:
         if self.problem is not None:
