@@ -40,7 +40,8 @@ REQUESTS = Metric("entrepot_requests_total", "counter", "Answered client request
 LOOKUPS = Metric(
     "entrepot_lookups_total",
     "counter",
-    "Client requests that looked for content, by what came of it: hit, joined, miss, stale, relayed or error.",
+    "Client requests that looked for content, by what came of it: hit, joined, miss (from an upstream), "
+    "neighbour, bucket, stale, relayed, redirected (to the bucket) or error.",
     ("kind", "upstream", "outcome"),
 )
 SENT_BYTES = Metric("entrepot_sent_bytes_total", "counter", "Bytes of bodies sent to clients.", ("kind", "upstream"))
@@ -146,8 +147,14 @@ FILL_DURATION_SECONDS = Metric(
 RECEIVED_BYTES = Metric(
     "entrepot_received_bytes_total",
     "counter",
-    "Bytes of blobs received from sources, counted when a download ends.",
+    "Bytes of blobs received from upstreams, counted when a download ends.",
     ("upstream",),
+)
+NEAR_BYTES = Metric(
+    "entrepot_near_bytes_total",
+    "counter",
+    "Bytes of blobs received from other nodes of the fleet, or from its bucket, counted when a download ends.",
+    ("upstream", "source"),
 )
 RECOVERED_BYTES = Metric(
     "entrepot_recovered_bytes_total",
@@ -316,6 +323,7 @@ METRICS: tuple[Metric, ...] = (
     FILLS_FINISHED,
     FILL_DURATION_SECONDS,
     RECEIVED_BYTES,
+    NEAR_BYTES,
     RECOVERED_BYTES,
     VERIFICATION_FAILURES,
     TAG_REVALIDATIONS,

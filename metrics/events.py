@@ -15,7 +15,8 @@ class RequestFinished:
     """One answered client request.
 
     kind: ping | manifest | blob | tags | referrers | catalog | other.
-    outcome: hit | joined | miss | stale | relayed | error | none (nothing was looked up).
+    outcome: hit | joined | miss | neighbour | bucket | stale | relayed | redirected (to the bucket) | error | none
+    (nothing was looked up).
     """
 
     kind: str

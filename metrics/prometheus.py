@@ -53,7 +53,7 @@ from metrics.families import OTHER, Distribution, Families, Snapshot, Value
 
 _METHODS = frozenset({"GET", "HEAD"})
 _MAX_KEPT = 4096
-_OUTCOMES = ("hit", "joined", "miss", "stale", "relayed", "error")
+_OUTCOMES = ("hit", "joined", "miss", "neighbour", "bucket", "stale", "relayed", "error")
 _NO_LOOKUP = "none"
 
 
@@ -262,7 +262,11 @@ class Metrics:
     def _fill_finished(self, event: FillFinished) -> None:
         self._families.value(declared.FILLS_RUNNING, event.upstream).number -= 1
         self._families.value(declared.FILLS_FINISHED, event.upstream, event.outcome).number += 1
-        self._families.value(declared.RECEIVED_BYTES, event.upstream).number += event.received
+        near = {"neighbour": event.from_nodes, "bucket": event.from_bucket}
+        self._families.value(declared.RECEIVED_BYTES, event.upstream).number += event.received - sum(near.values())
+        for source, received in near.items():
+            if received:
+                self._families.value(declared.NEAR_BYTES, event.upstream, source).number += received
         self._families.distribution(declared.FILL_DURATION_SECONDS, event.outcome).observe(event.seconds)
 
     def _verification_failed(self, event: VerificationFailed) -> None:

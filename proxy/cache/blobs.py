@@ -15,7 +15,7 @@ from proxy.cache.relay import Oversized, relay
 from proxy.cache.sources import Upstreams
 from proxy.oci.descriptor import OCTET_STREAM, Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BlobUnknown, RegistryError, Unavailable
+from proxy.oci.errors import BlobUnknown, GatewayTimeout, RegistryError, Unavailable
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
@@ -184,8 +184,7 @@ class Blobs:
         if not first:
             self._flights.joined(fill)
         assert fill.current is not None
-        outcome = "neighbour" if fill.supply.borrowed else "miss"
-        return FillReader(fill, fill.current, outcome if first else "joined")
+        return FillReader(fill, fill.current, fill.supply.outcome if first else "joined")
 
     async def _fill(self, repository: Repository, digest: Digest, *, first: bool) -> tuple[Fill | None, bool]:
         """Return the running fill, or one begun now, and whether it was; None to look at the store once more."""
@@ -212,8 +211,17 @@ class Blobs:
         except RegistryError as error:
             if error.status in (401, 403):
                 raise BlobUnknown(f"{repository.upstream} refuses access to {repository.path}") from error
+            if fill.for_node and isinstance(error, GatewayTimeout):
+                return await self._over(fill)
             raise
         return admission
+
+    async def _over(self, fill: Fill) -> Admission:
+        """A fill that a node began may wait for no other; its end is awaited, and a client's own then begins."""
+        await asyncio.wait([fill.finished])
+        while self._flights.running(fill.digest) is fill:
+            await self._flights.ended()
+        return Admission.OVER
 
     async def _narrow(
         self, reader: FileReader, repository: Repository, span: ByteRange | None

@@ -27,7 +27,7 @@ from proxy.cache.plan import Candidate, Roster
 from proxy.cache.progress import Signal
 from proxy.cache.supply import Witness
 from proxy.oci.digest import Digest
-from proxy.oci.errors import RegistryError, Transient, Unavailable
+from proxy.oci.errors import GatewayTimeout, RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
 from proxy.source import Source
 from proxy.store.store import Store
@@ -105,7 +105,11 @@ class Flights:
     async def idle(self) -> None:
         """Return when no fill is under way."""
         while self._running:
-            await self._ended.wait()
+            await self.ended()
+
+    async def ended(self) -> None:
+        """Return when the next fill has ended."""
+        await self._ended.wait()
 
     def just_committed(self, digest: Digest) -> bool:
         """Tell whether `digest` was committed so lately that an earlier look at the store may have missed it."""
@@ -180,7 +184,7 @@ class Flights:
             error = fill.finished.exception() if fill.finished.done() and not fill.finished.cancelled() else None
             if error is None:
                 self._committed.put(fill.digest, True)
-            if isinstance(error, Transient):
+            if isinstance(error, Transient) and not isinstance(error, GatewayTimeout):
                 for candidate in fill.supply.roster.candidates:
                     self._failed.put((candidate.repository, fill.digest), error)
 

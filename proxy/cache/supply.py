@@ -2,7 +2,8 @@
 
 State: `roster`, `proven` (repositories whose source gave this digest, or that proved it otherwise), `refused`
 (repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `borrowed`
-(another node leads, and gives it), `public` (all that came so far was given anonymously).
+(another node leads, and gives it), `public` (all that came so far was given anonymously), `outcome` (for the log:
+miss | neighbour | bucket, by who was asked last).
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class Supply:
         self.refused: dict[Repository, RegistryError] = {}
         self.source = ""
         self.borrowed = False
+        self.outcome = "miss"
         self.public = False
         self.flight: Flight | None = None
         self.tell_borrowed: Callable[[bool], object] = bool
@@ -186,7 +188,7 @@ class Supply:
             if candidate.blamed:
                 self.flight.failed(source, BadContent(f"{source.name} gave wrong bytes of {self.digest}"), 0)
                 continue
-            self.source = source.name
+            self.source, self.outcome = source.name, "neighbour" if source.is_node else "bucket"
             try:
                 return await self._opened(source, candidate, offset, known)
             except RegistryError as error:
@@ -221,7 +223,7 @@ class Supply:
 
     async def _ask(self, step: Ask, offset: int, known: int | None) -> Delivery | None:
         candidate = step.candidate
-        self.source = candidate.source.name
+        self.source, self.outcome = candidate.source.name, "miss"
         stream: BlobStream
         try:
             opened = await self._open_or_move_on(candidate, ByteRange(offset, None) if offset else None)
