@@ -182,16 +182,28 @@ class LeaseMachine(RuleBasedStateMachine):
         self.client.pexpire(self.key, self.left + seconds * 1000)
         self.left += seconds * 1000
 
-    @rule(name=st.sampled_from(NAMES))
-    def whoever_waits_gets_it_within_a_leases_time_of_its_leaders_end(self, name: str) -> None:
-        """All that lead stand still for ever; one that runs asks, and asks again when a lease's time is over."""
+    @rule(name=st.sampled_from(NAMES), set_back=st.sampled_from([0, 60, 86400]))
+    def whoever_waits_gets_it_within_a_leases_time_of_its_leaders_end(self, name: str, set_back: int) -> None:
+        """All others stand still for ever; one that runs asks, and asks again when a lease's time is over."""
         if self.runs(name) and name not in self.ours:
             self.stopped |= set(NAMES) - {name}
+            if set_back and self.held is not None:
+                self.the_clock_is_set_back(set_back)
             self.take(name)
             if name not in self.ours:
                 self.time_passes(round(LEASE_SECONDS))
                 self.take(name)
             assert name in self.ours
+
+    @precondition(lambda self: self.ours)
+    @rule(data=st.data())
+    def a_leader_stands_still_until_another_leads_and_ends_before_it_hears_of_it(self, data: st.DataObject) -> None:
+        late = data.draw(st.sampled_from(sorted(self.ours)))
+        free = sorted(set(NAMES) - set(self.ours) - self.stopped)
+        if self.runs(late) and free:
+            self.time_passes(round(LEASE_SECONDS))
+            self.take(data.draw(st.sampled_from(free)))
+            self.release(late, holds=False)
 
     @invariant()
     def redis_has_what_it_should(self) -> None:

@@ -124,6 +124,78 @@ def test_client_errors_are_answers() -> None:  # P34
     assert state_of(health) is State.CLOSED
 
 
+def test_learned_failure_is_believed_until_the_others_quiet_time_ends_and_costs_no_longer_one_of_ours() -> None:
+    clock = Clock()
+    health = breaker(clock)
+    health.learn_failing(LOST, age=2, left=5)
+    assert (state_of(health), health.learned, health.last_error) == (State.OPEN, True, LOST)
+    assert health.quiet_left == 5
+    clock.now += 5
+    assert state_of(health) is State.HALF_OPEN
+    health.failed(LOST, clock.now)
+    assert (health.learned, health.quiet_left) == (False, 1.0)
+    health.answer(200, clock.now)
+    assert (state_of(health), health.learned) == (State.CLOSED, False)
+
+
+def test_learned_failure_is_not_believed_by_whom_the_host_answered_since_nor_when_it_is_over() -> None:
+    clock = Clock()
+    health = breaker(clock)
+    health.answer(200, clock.now)
+    clock.now += 1
+    health.learn_failing(LOST, age=2, left=5)
+    health.learn_failing(LOST, age=0.5, left=0)
+    assert state_of(health) is State.CLOSED
+    health.failed(LOST, clock.now)
+    health.learn_failing(LOST, age=0, left=50)
+    assert (health.learned, health.quiet_left) == (False, 1.0)
+
+
+def test_learned_answer_lets_one_question_through_at_once_unless_the_host_failed_us_since() -> None:
+    clock = Clock()
+    health = breaker(clock)
+    health.learn_answering(0)
+    assert state_of(health) is State.CLOSED
+    health.failed(LOST, clock.now)
+    clock.now += 0.5
+    health.learn_answering(age=0.6)
+    assert state_of(health) is State.OPEN
+    health.learn_answering(age=0.1)
+    assert state_of(health) is State.HALF_OPEN
+    health.check()
+
+
+def test_learned_hold_counts_where_it_is_longer_and_is_not_what_was_heard_here() -> None:
+    clock = Clock()
+    holds = Holds("r.test", clock)
+    holds.note("blob", TooManyRequests("429", retry_after=20))
+    holds.note("blob", TooManyRequests("429", retry_after=50), b"a caller")
+    holds.learn("blob", 10, "theirs", everybody=False)
+    holds.learn("manifest", 30, "theirs", everybody=True)
+    holds.learn("manifest", 30.2, "the same again", everybody=True)
+    assert holds.remaining() == {"blob": 20, "manifest": 30}
+    assert [(one.kind, one.everybody, one.until) for one in holds.heard()] == [("blob", False, clock.now + 20)]
+    holds.learn("blob", 10 * LONGEST, "theirs", everybody=False)
+    assert holds.remaining()["blob"] == LONGEST
+    assert list(holds.heard()) == []
+
+
+def test_newer_quota_is_learned_and_is_not_what_was_heard_here() -> None:
+    clock = Clock()
+    watch = QuotaWatch(clock)
+    watch.note(UpstreamQuota("r.test", 100, 10, 600))
+    watch.learn(UpstreamQuota("r.test", 100, 0, 600), age=1)
+    assert watch.heard == (UpstreamQuota("r.test", 100, 10, 600), clock.now)
+    later = QuotaWatch(clock)
+    later.learn(UpstreamQuota("r.test", 100, 0, 600), age=1)
+    assert later.heard is None
+    clock.now += 2
+    watch.learn(UpstreamQuota("r.test", 100, 0, 600), age=1)
+    assert (watch.used_up, later.used_up) == (True, True)
+    clock.now += 600
+    assert (watch.used_up, later.used_up) == (False, False)
+
+
 def test_hold_tells_the_seconds_that_are_left_and_holds_back_its_own_kind_only() -> None:  # P16, P35
     clock = Clock()
     holds = Holds("r.test", clock)
