@@ -22,6 +22,7 @@ from metrics.events import Emit, FeedFailed, FeedStanding, RecordsMerged, ignore
 from proxy.oci.errors import BadContent, RegistryError
 from proxy.oci.names import Repository
 from proxy.store.catalog import Catalog
+from proxy.store.errors import StoreError
 from proxy.store.exchanged import AHEAD_SECONDS, Page
 from proxy.store.feed import read_cursors
 from sync.records import Question, decode
@@ -30,6 +31,8 @@ WAIT_SECONDS = 25.0
 GRACE_SECONDS = 10.0
 LOOK_SECONDS = 30.0
 PAUSE_SECONDS = (0.5, 30.0)
+AGAIN_SECONDS = 900.0
+"""After so long, what was refused for its clock is read again."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,16 +50,32 @@ class Standing:
     """How far another node's records are here.
 
     records: at most how many it has that were not merged here; None: not known yet. since: the event loop's time when
-    all was here last, or when this node was first met. error: why it could not be asked the last time.
+    all was here last, or when this node was first met. error: why it could not be asked the last time. refused: how
+    many records were, for their clock, since all was read from the place that the catalog keeps.
     """
 
     records: int | None
     since: float
     error: str | None = None
+    refused: int = 0
 
 
 class SameCatalog(BadContent):
     """Two nodes have one catalog: the data folder was copied, or a node was told that its neighbour is itself."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an exchange failed, for metrics: same-catalog | unreadable | store | unreachable | other."""
+    match error:
+        case SameCatalog():
+            return "same-catalog"
+        case BadContent():
+            return "unreadable"
+        case StoreError():
+            return "store"
+        case RegistryError() | OSError():
+            return "unreachable"
+    return "other"
 
 
 class Exchange:
@@ -115,31 +134,38 @@ class Exchange:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._changed.wait()
 
-    async def catch_up(self, node: str) -> None:
-        """Take over all that `node` has now. Raises what `fetch` does, StoreError and BadContent."""
+    async def catch_up(self, node: str) -> Question:
+        """Take over all that `node` has now; return what to ask next. Raises what `fetch` does, StoreError, BadContent."""
         position = await self._position(node, None)
+        self._refuse(node, 0)
         while True:
             page = await self._step(node, position, 0.0)
             position = replace(position, epoch=page.epoch, seq=page.next)
             if not page.more and not page.restart:
-                return
+                return replace(position, cursors=False)
 
     async def _follow(self, node: str) -> None:
         failures = 0
         while True:
             try:
                 async with self._catching_up:
-                    await self.catch_up(node)
+                    position = await self.catch_up(node)
                 failures = 0
-                position = await self._position(node, None)
-                while True:
-                    page = await self._step(node, replace(position, cursors=False), WAIT_SECONDS)
-                    position = replace(position, epoch=page.epoch, seq=page.next)
+                await self._listen(node, position)
+                continue
             except Exception as error:
                 self._failed(node, error, first=failures == 0)
             failures += 1
             least, most = PAUSE_SECONDS
             await asyncio.sleep(min(most, least * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0))
+
+    async def _listen(self, node: str, position: Question) -> None:
+        """Ask and wait, until something failed or it is time to read again what was refused."""
+        loop = asyncio.get_running_loop()
+        again = loop.time() + AGAIN_SECONDS
+        while not (self._standings[node].refused and loop.time() > again):
+            page = await self._step(node, position, WAIT_SECONDS)
+            position = replace(position, epoch=page.epoch, seq=page.next)
 
     async def _position(self, node: str, epoch: str | None) -> Question:
         """Return what to ask next: of what `epoch` is known to have been read or, None, what `node` was read of."""
@@ -166,35 +192,41 @@ class Exchange:
             raise BadContent(f"node {node} answers about another catalog, or position, than it was asked for")
         if page.records or page.next > question.seq or page.cursors:
             await self._merge(node, page, repositories)
-        self._stand(node, Standing(page.head - page.next, asyncio.get_running_loop().time()))
+        self._stand(node, page.head - page.next)
         return page
 
     async def _merge(self, node: str, page: Page, repositories: Sequence[Repository]) -> None:
         start = tags = memberships = pins = refused = 0
+        before = self._standings[node].refused
         while True:
-            merged = await self._catalog.merge(page, repositories, start, node)
+            merged = await self._catalog.merge(page, repositories, start, node, hold=before + refused > 0)
             start = merged.done
             tags, memberships, pins = tags + merged.tags, memberships + merged.memberships, pins + merged.pins
             refused += merged.refused
             if start >= len(page.records):
                 break
         if refused:
+            self._refuse(node, before + refused)
+        if refused and not before:
             _log.warning(
-                "%d records of node %s were refused: their versions are more than %d s ahead of this node's clock. Set "
-                "the clocks of both right",
-                refused,
+                "records of node %s are refused: their versions are more than %d s ahead of this node's clock. Set the "
+                "clocks of both right; what was refused is read again every %d minutes",
                 node,
                 AHEAD_SECONDS,
+                AGAIN_SECONDS // 60,
             )
         if page.records:
             self._emit(RecordsMerged(tags, memberships, pins, refused))
 
-    def _stand(self, node: str, standing: Standing) -> None:
-        known = self._standings.get(node)
-        if standing.records != 0 and known is not None:
-            standing = replace(standing, since=known.since)
-        self._standings[node] = standing
-        if known is None or known.error or (known.records == 0) != (standing.records == 0):
+    def _refuse(self, node: str, refused: int) -> None:
+        known = self._standings.get(node) or Standing(None, asyncio.get_running_loop().time())
+        self._standings[node] = replace(known, refused=refused)
+
+    def _stand(self, node: str, records: int) -> None:
+        known = self._standings[node]
+        since = known.since if records else asyncio.get_running_loop().time()
+        self._standings[node] = Standing(records, since, None, known.refused)
+        if known.error or (known.records == 0) != (records == 0):
             self._tell()
 
     def _failed(self, node: str, error: Exception, *, first: bool) -> None:
@@ -205,9 +237,7 @@ class Exchange:
             _log.exception("the exchange with node %s met what it does not know", node)
         elif first:
             _log.warning("the records of node %s cannot be taken over at the moment: %s", node, error)
-        reason = "same-catalog" if isinstance(error, SameCatalog) else "unreadable"
-        unreachable = isinstance(error, RegistryError | OSError) and not isinstance(error, BadContent)
-        self._emit(FeedFailed("unreachable" if unreachable else reason))
+        self._emit(FeedFailed(reason_of(error)))
         self._tell()
 
     def _tell(self) -> None:

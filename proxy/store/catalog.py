@@ -296,12 +296,14 @@ class Catalog(Reading):
         """Return what `operation` gives, in the writer's thread: for those whose statements are their own."""
         return await self._writer.write(operation)
 
-    async def merge(self, page: Page, repositories: Sequence[Repository], start: int, node: str) -> feed.Merged:
+    async def merge(
+        self, page: Page, repositories: Sequence[Repository], start: int, node: str, *, hold: bool = False
+    ) -> feed.Merged:
         """Merge what `node` said, from the record `start` on, as far as one short step goes. See `feed.merge`."""
         now = time.time()
 
         def operation(transaction: Transaction) -> feed.Merged:
-            merged = feed.merge(transaction, page, repositories, start, node, now)
+            merged = feed.merge(transaction, page, repositories, start, node, now, hold)
             if merged.void_tags or merged.void_members:
                 transaction.on_commit(lambda: self._forget_merged(merged))
             return merged

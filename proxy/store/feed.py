@@ -135,11 +135,18 @@ def read_cursors(connection: sqlite3.Connection) -> list[Cursor]:
 
 
 def merge(
-    transaction: Transaction, page: Page, repositories: Sequence[Repository], start: int, node: str, now: float
+    transaction: Transaction,
+    page: Page,
+    repositories: Sequence[Repository],
+    start: int,
+    node: str,
+    now: float,
+    hold: bool,
 ) -> Merged:
     """Merge the page's records from `start` on, for STEP_SECONDS, and note how far `node` has been read.
 
-    repositories: those of the page, checked. Times that are ahead of `now` are cut to it.
+    repositories: those of the page, checked. Times that are ahead of `now` are cut to it. A step with refused records
+    notes nothing, and none may after it (`hold`): they are to be read again, as the clock that is wrong may be ours.
     """
     merged = Merged(start)
     until = perf_counter() + STEP_SECONDS
@@ -162,6 +169,8 @@ def merge(
         if number % 16 == 15 and perf_counter() > until:
             break
     transaction.learn(greatest)
+    if hold or merged.refused:
+        return merged
     whole = merged.done >= len(page.records)
     reached = page.next if whole else page.records[merged.done - 1].seq
     connection = transaction.connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,11 @@ from proxy.cache.progress import Signal
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.errors import BadContent, Unavailable
 from proxy.oci.names import Tag
+from proxy.store import exchanged
 from proxy.store.catalog import Catalog, Proof
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
+from proxy.store.errors import StoreClosed
 from proxy.store.exchanged import Page
 from proxy.store.feed import read_cursors
 from sync import exchange as exchanging
@@ -283,3 +286,48 @@ async def test_a_server_that_drains_lets_nobody_wait(lab: Lab) -> None:
         await a.met.wait()
         a.changes.end()
         assert len(await waiting) <= 300
+
+
+async def test_what_was_refused_for_its_clock_is_taken_once_the_clocks_are_right(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = await lab.node("a"), await lab.node("b")
+    await a.catalog.put_tag(ALPINE, Tag("early"), image("early"), time.time())
+    await a.catalog.put_tag(ALPINE, LATEST, image("one"), time.time() + 86400)
+    await a.catalog.pin(ALPINE, LATEST)
+    exchange = lab.exchange(b, a)
+    await exchange.catch_up(a.url)
+    assert await b.catalog.tag(ALPINE, Tag("early")) is not None
+    assert await b.catalog.tag(ALPINE, LATEST) is None
+    assert exchange.standings[a.url].refused == 2  # the pin's version came after the tag's
+    assert RecordsMerged(1, 0, 0, 2) in lab.events
+    assert "Set the clocks of both right" in caplog.text
+    monkeypatch.setattr(exchanged, "AHEAD_SECONDS", 2 * 86400.0)
+    await exchange.catch_up(a.url)
+    assert await is_at(b, "one")
+    assert exchange.standings[a.url].refused == 0
+
+
+async def test_what_was_refused_is_read_again_after_a_while(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchanging, "AGAIN_SECONDS", 0.0)
+    a, b = await lab.node("a"), await lab.node("b")
+    await a.catalog.put_tag(ALPINE, LATEST, image("one"), time.time() + 86400)
+    async with running(lab.exchange(b, a)):
+        await until(b.catalog, lambda: len(a.asked) > 2)
+        monkeypatch.setattr(exchanged, "AHEAD_SECONDS", 2 * 86400.0)
+        await reaches(b, "one")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (exchanging.SameCatalog("same"), "same-catalog"),
+        (BadContent("unreadable"), "unreadable"),
+        (StoreClosed("closed"), "store"),
+        (Unavailable("gone"), "unreachable"),
+        (TimeoutError(), "unreachable"),
+        (ValueError(), "other"),
+    ],
+)
+def test_failures_are_counted_by_a_few_reasons(error: Exception, reason: str) -> None:
+    assert exchanging.reason_of(error) == reason
