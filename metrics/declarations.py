@@ -284,7 +284,7 @@ RECORDS_MERGED = Metric(
 EXCHANGE_FAILURES = Metric(
     "entrepot_exchange_failures_total",
     "counter",
-    "Other nodes' records that could not be taken over: unreachable, unreadable, same-catalog.",
+    "Other nodes' records that could not be taken over: unreachable, unreadable, same-catalog, store, other.",
     ("reason",),
 )
 EXCHANGE_NODES = Metric("entrepot_exchange_nodes", "gauge", "Other nodes whose records are taken over.")

@@ -135,7 +135,10 @@ class Exchange:
                         await self._changed.wait()
 
     async def catch_up(self, node: str) -> Question:
-        """Take over all that `node` has now; return what to ask next. Raises what `fetch` does, StoreError, BadContent."""
+        """Take over all that `node` has now; return what to ask next.
+
+        Raises what `fetch` does, StoreError, BadContent.
+        """
         position = await self._position(node, None)
         self._refuse(node, 0)
         while True:
