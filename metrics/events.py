@@ -269,7 +269,10 @@ class RecordsMerged:
 
 @dataclass(frozen=True, slots=True)
 class FeedFailed:
-    """Another node's records could not be taken over. reason: unreachable | unreadable | same-catalog | store | other."""
+    """Another node's records could not be taken over.
+
+    reason: unreachable | unreadable | same-catalog | store | other.
+    """
 
     reason: str
 

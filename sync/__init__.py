@@ -1,1 +1,1 @@
-"""Replication between regions and bundles, by digest (docs/architecture.md)."""
+"""What nodes tell one another about their catalogs: the change feed on the wire, and its exchange."""
