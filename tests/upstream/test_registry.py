@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from datetime import UTC, datetime, timedelta
 
@@ -9,7 +10,7 @@ import pytest
 import trustme
 from yarl import URL
 
-from metrics.events import UpstreamQuota, UpstreamRequest
+from metrics.events import UpstreamHealth, UpstreamQuota, UpstreamRequest
 from proxy.oci.digest import Digest
 from proxy.oci.errors import (
     BadContent,
@@ -271,3 +272,14 @@ async def test_alternates_follow_the_main_host_and_share_the_time_for_an_answer(
     assert [source.name for source in sources] == ["main.test:5000", "one.test", "two.test"]
     for source in sources:
         await source.aclose()
+
+
+async def test_failure_that_another_node_met_is_told_as_our_own_would_be_and_looked_after() -> None:
+    heard = Listener()
+    async with source_of("http://r.test", emit=heard) as source:
+        source.learned()
+        source.health.learn_failing(Unavailable("no route"), age=0.0, left=5.0)
+        source.learned()
+        source.learned()
+        assert heard == [UpstreamHealth("r.test", True, False)]
+        assert "is r.test back" in {task.get_name() for task in asyncio.all_tasks()}
