@@ -87,7 +87,7 @@ ONE_OF_EACH: tuple[Event, ...] = (
     FillStarted("docker.io", 512),
     FillJoined("docker.io"),
     FillResumed("docker.io", "mirror.example"),
-    FillFinished("docker.io", "committed", 2048, 1.5),
+    FillFinished("docker.io", "committed", 2048, 1.5, 1, 2),
     VerificationFailed("docker.io", "registry-1.docker.io", DIGEST),
     TagRevalidated("docker.io", "moved"),
     ClosureEvicted("quota", 3, 4096),
@@ -148,7 +148,8 @@ def test_totals_add_up_over_kinds_and_upstreams(metrics: Metrics) -> None:
         ("blob", "ghcr.io", "joined"),
     ):
         metrics.observe(RequestFinished(kind, "GET", 200, outcome, upstream, "a/b", DIGEST, 1, 0.1, 0.1, "c", "r"))
-    assert metrics.totals() == {"hit": 2, "joined": 1, "miss": 1, "stale": 0, "relayed": 0, "error": 0}
+    counted = {"hit": 2, "joined": 1, "miss": 1}
+    assert metrics.totals() == dict.fromkeys(("neighbour", "bucket", "stale", "relayed", "error"), 0) | counted
 
 
 def test_a_running_fill_is_counted_until_it_ends(metrics: Metrics) -> None:
