@@ -88,9 +88,8 @@ class DigestFlight:
             return
         useful = received >= PROGRESS
         if self._leader is not None:
+            # Who has just taken a lease over may for a moment still count as following, and refuse (GatewayTimeout).
             self._fruitless = 0 if useful else self._fruitless + 1
-            if isinstance(error, GatewayTimeout):
-                self._fruitless = FRUITLESS
             self._gone, self._leader, self._placed = self._leader, None, False
         elif useful:
             self._asked.discard(source.name)
