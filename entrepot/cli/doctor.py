@@ -20,9 +20,11 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("
 
 
 @click.command(short_help="Find what is wrong, and say what to do about it.")
-@command("listen", "data", "upstream", "offline")
+@command("listen", "data", "upstream", "offline", "region", "redis", "advertise", "store")
 def doctor(config: Config, output: Output) -> int:
     """Look at the data folder, the machine, the upstreams, the running mirror and the clients of this machine.
+
+    In a fleet also at Redis, the other nodes, how they reach this one, and the bucket.
 
     It works with or without a running mirror and takes at most some ten seconds. Exit code 3 when there is a problem;
     warnings alone leave it at 0.

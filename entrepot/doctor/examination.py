@@ -12,9 +12,12 @@ from yarl import URL
 from entrepot import __version__
 from entrepot.config import Config, UpstreamConfig, check_files
 from entrepot.doctor import judging
+from entrepot.doctor.bucket import BucketSeen, look_at_bucket
 from entrepot.doctor.consumers import ClientSeen, look_at_clients
 from entrepot.doctor.findings import Finding, look, problem
+from entrepot.doctor.fleet import FleetSeen, look_at_fleet
 from entrepot.doctor.folder import FolderSeen, look_at_folder, open_files_limit
+from entrepot.doctor.judging_shared import judge_bucket, judge_fleet
 from entrepot.doctor.running import MirrorSeen, look_at_mirror
 from entrepot.doctor.upstream import HostSeen, look_at_host
 from entrepot.upstreams import settings_of
@@ -33,6 +36,8 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
         clients = tasks.create_task(_clients(root))
         files = tasks.create_task(_files(config))
         hosts = [tasks.create_task(_hosts(upstream)) for upstream in (() if offline else config.upstreams)]
+        fleet = tasks.create_task(_fleet(config))
+        bucket = tasks.create_task(_bucket(config))
 
     findings = files.result()
     seen_mirror = mirror.result()
@@ -53,6 +58,7 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
         else:
             told = (judging.as_told(host, seen_mirror.document) for host in outcome)
             findings += [finding for host in told for finding in judging.judge_host(host)]
+    findings += _shared(config, seen_mirror, fleet.result(), bucket.result())
     ours = _ours(config, seen_mirror)
     return findings + [judging.judge_client(client, ours) for client in clients.result()]
 
@@ -95,6 +101,44 @@ async def _hosts(upstream: UpstreamConfig) -> list[HostSeen] | Finding:
             seen = f"{upstream.url} could not be looked at within {MOST_SECONDS:g} s"
             return problem(check, seen, "see the network of this machine")
         return problem(check, f"{error}", "mend the file that the configuration names")
+
+
+async def _fleet(config: Config) -> FleetSeen | Finding | None:
+    if config.redis is None:
+        return None
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            return await look_at_fleet(config, config.redis.reveal())
+    except TimeoutError:
+        seen = f"Redis and the nodes could not be looked at within {MOST_SECONDS:g} s"
+        return problem("fleet", seen, "see the network of this machine, and where the secret lies")
+
+
+async def _bucket(config: Config) -> BucketSeen | Finding | None:
+    if config.store is None:
+        return None
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            return await look_at_bucket(config.store)
+    except TimeoutError:
+        seen = f"{config.store} could not be looked at within {MOST_SECONDS:g} s"
+        return problem("bucket", seen, "see the network of this machine, and the endpoint in the environment")
+
+
+def _shared(
+    config: Config, mirror: MirrorSeen, fleet: FleetSeen | Finding | None, bucket: BucketSeen | Finding | None
+) -> list[Finding]:
+    """Judge what this node shares with others."""
+    findings: list[Finding] = []
+    if isinstance(fleet, Finding):
+        findings.append(fleet)
+    elif fleet is not None:
+        findings += judge_fleet(fleet, config.region, runs=mirror.document is not None)
+    if isinstance(bucket, Finding):
+        findings.append(bucket)
+    elif bucket is not None:
+        findings += judge_bucket(bucket, mirror.document)
+    return findings
 
 
 def _ours(config: Config, mirror: MirrorSeen) -> set[str]:

@@ -90,6 +90,7 @@ class Bucket:
         self._store = store
         self._emit = emit
         self._breaker = Breaker(NAME, time.monotonic)
+        self._heard_at = float("-inf")
         self._opened = asyncio.Event()
         self._wakers: list[Callable[[], None]] = []
 
@@ -97,6 +98,10 @@ class Bucket:
     def failing(self) -> str | None:
         """Why it is not asked at the moment; None while it is."""
         return self._breaker.reason if self._breaker.is_open else None
+
+    def heard_within(self, seconds: float) -> bool:
+        """It has answered so lately, and nothing was heard of it since that keeps it from being asked."""
+        return not self._breaker.is_open and time.monotonic() - self._heard_at <= seconds
 
     def when_back(self, call: Callable[[], None]) -> None:
         """Let `call` be called whenever the bucket answers again."""
@@ -269,6 +274,7 @@ class Bucket:
             self._emit(BucketRequest(operation, outcome, time.monotonic() - since))
 
     def _answered(self, since: float) -> None:
+        self._heard_at = time.monotonic()
         was = self._breaker.is_open
         self._breaker.answered(since)
         if was and not self._breaker.is_open:
@@ -363,12 +369,13 @@ def describe(error: Exception) -> tuple[str, str, int]:
     """Return the outcome, what happened in words that hold no URL and no secret, and the status, 0 without one."""
     if isinstance(error, TimeoutError):
         return "timeout", "did not answer in time", 0
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return "denied", "refuses the credential: see that it may list, read, write and delete there", 403
     text = str(error)
     found = _STATUS.search(text) or re.search(r"status: (\d{3})", text)
-    if found is not None:
-        return "error", f"answered with {found[1]}", int(found[1])
+    said = int(found[1]) if found is not None else 0
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said in (401, 403):
+        return "denied", "refuses the credential: see that it may list, read, write and delete there", 403
+    if said:
+        return "error", f"answered with {said}", said
     if "TimedOut" in text or "timed out" in text:
         return "timeout", "did not answer in time", 0
     if "kind: Connect" in text or "dns error" in text:

@@ -51,6 +51,10 @@ _OUTCOMES = {200: "ok", 206: "ok", 404: "missing"}
 log = logging.getLogger(__name__)
 
 
+class Refused(Unavailable):
+    """A node does not believe this one: another secret, clock or version. The message says which."""
+
+
 class Answer:
     """A verified answer of the node `node` (host and port): status and `says`. Close it.
 
@@ -220,7 +224,7 @@ class Neighbours:
             response.close()
             raise
 
-    async def _refused(self, name: str, response: aiohttp.ClientResponse) -> Unavailable:
+    async def _refused(self, name: str, response: aiohttp.ClientResponse) -> Refused:
         """Return what it means that a node does not know us; say so once in the log, as nobody else will."""
         body = b""
         try:
@@ -233,7 +237,7 @@ class Neighbours:
         if name not in self._warned and len(self._warned) < _MOST_WARNED:
             self._warned.add(name)
             log.warning("a node refuses this one", extra={"node": name, "why": message})
-        return Unavailable(message)
+        return Refused(message)
 
 
 @asynccontextmanager

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
 from proxy.cache.progress import Signal
+from proxy.fleet.dialing import Client
 from proxy.fleet.link import Link, LinkDown
 from proxy.fleet.scripts import NOW, Script
 
@@ -42,6 +44,7 @@ end
 return seen
 """,
 )
+_BOUNDS = (round(SEEN_SECONDS * 1000), round(KEPT_SECONDS * 1000), NODES_MOST)
 _LEAVE = Script("leave", "return redis.call('HDEL', KEYS[1], ARGV[1])")
 _log = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class Nodes:
         self.incompatible: tuple[NodeInfo, ...] = ()
         self.changed = Signal()
         self._link = link
-        self._key = f"entrepot:nodes:{link.region}"
+        self._key = _key(link.region)
         self._warned: set[tuple[str, int]] = set()
         self._left = False
 
@@ -92,12 +95,11 @@ class Nodes:
         if self._left:
             return False
         told = msgspec.json.encode(self.me) if self._tells else b""
-        args = (self.me.url, told, _ms(SEEN_SECONDS), _ms(KEPT_SECONDS), NODES_MOST)
         try:
-            seen = await self._link.run(_BEAT, [self._key], args)
+            seen = await self._link.run(_BEAT, [self._key], (self.me.url, told, *_BOUNDS))
         except LinkDown:
             return False
-        self._learn(sorted(filter(None, map(_read, seen)), key=lambda node: node.url))
+        self._learn(_readable(seen))
         return True
 
     async def drain(self) -> None:
@@ -136,12 +138,21 @@ class Nodes:
             )
 
 
+async def who_is_there(client: Client, region: str) -> list[NodeInfo]:
+    """Return all nodes of a region's fleet, whatever they speak, without being one. Raises as `client` does."""
+    return _readable(await client.execute(("EVAL", _BEAT.text, 1, _key(region), "", "", *_BOUNDS)))
+
+
+def _key(region: str) -> str:
+    return f"entrepot:nodes:{region}"
+
+
+def _readable(seen: Sequence[bytes]) -> list[NodeInfo]:
+    return sorted(filter(None, map(_read, seen)), key=lambda node: node.url)
+
+
 def _read(said: bytes) -> NodeInfo | None:
     try:
         return msgspec.json.decode(said, type=NodeInfo)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
