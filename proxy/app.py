@@ -19,7 +19,7 @@ from proxy import respond
 from proxy.access.admission import Access, Everybody, Visitor
 from proxy.cache.readthrough import ReadThrough
 from proxy.clients import Clients
-from proxy.handlers import Exchange, serve_blob, serve_manifest
+from proxy.handlers import Exchange, Locate, serve_blob, serve_manifest
 from proxy.hot import HotAnswers, HotResponse
 from proxy.listing_handlers import serve_catalog, serve_referrers, serve_tags
 from proxy.oci import requests
@@ -43,6 +43,8 @@ class Face:
 
     `hosts` are more names that upstreams have in `ns`.
 
+    `locate` says to which other server the GET of a blob is sent, if to any.
+
     Headers leave within `HEADERS_SECONDS`, access and everything else included (P26).
 
     In events, 499 is a client that went away; a body closed short has the status that it would have got.
@@ -60,11 +62,13 @@ class Face:
         access: Access | None = None,
         rules: Rules | None = None,
         hosts: Mapping[str, str] = requests.NO_HOSTS,
+        locate: Locate | None = None,
     ) -> None:
         self._source = source
         self._upstreams = upstreams
         self._default = default
         self._hosts = hosts
+        self._locate = locate
         self._emit = emit
         self._clients = clients or Clients()
         self._access = access or Everybody()
@@ -176,7 +180,7 @@ class Face:
     ) -> web.StreamResponse:
         if isinstance(wanted, requests.BlobRequest):
             exchange.kind, exchange.reference = "blob", wanted.digest
-            return await serve_blob(self._source, wanted, request, exchange)
+            return await serve_blob(self._source, wanted, request, exchange, self._locate)
         if isinstance(wanted, requests.ManifestRequest):
             exchange.kind, exchange.reference = "manifest", wanted.reference
             response, again = await serve_manifest(self._source, wanted, request, exchange)

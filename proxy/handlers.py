@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -13,8 +14,9 @@ from proxy.bodies import first_byte, send_body
 from proxy.cache.manifests import ServedManifest
 from proxy.cache.reader import FileReader
 from proxy.oci.conditional import not_modified, range_applies
+from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
-from proxy.oci.names import Tag
+from proxy.oci.names import Repository, Tag
 from proxy.oci.ranges import ByteRange, parse_range
 from proxy.oci.requests import BlobRequest, ManifestRequest
 from proxy.oci.terms import ANY, read_terms
@@ -22,6 +24,9 @@ from proxy.ranged import Parts, open_ranges
 from proxy.source import BlobStream, Source
 
 FIRST_BYTE_SECONDS = 9.0
+
+Locate = Callable[[Repository, Digest], Awaitable[str | None]]
+"""Says where else a client that may have a blob is to get it; None: here."""
 
 
 @dataclass(slots=True)
@@ -74,9 +79,9 @@ async def serve_manifest(
 
 
 async def serve_blob(
-    source: Source, wanted: BlobRequest, request: web.BaseRequest, exchange: Exchange
+    source: Source, wanted: BlobRequest, request: web.BaseRequest, exchange: Exchange, locate: Locate | None = None
 ) -> web.StreamResponse:
-    """Answer GET and HEAD of a blob, whole or ranges of it (P3-P7)."""
+    """Answer GET and HEAD of a blob, whole or ranges of it (P3-P7); a GET by sending it where `locate` says."""
     conditional = not_modified(request.headers.get("If-None-Match"), wanted.digest)
     if request.method == "HEAD" or conditional:
         descriptor = await source.stat_blob(wanted.repository, wanted.digest)
@@ -87,6 +92,11 @@ async def serve_blob(
     deadline = exchange.started + FIRST_BYTE_SECONDS
     ranges = _wanted_ranges(wanted, request)
     span = ranges[0] if len(ranges) == 1 else None
+    if locate is not None and len(ranges) < 2:
+        location = await locate(wanted.repository, wanted.digest)
+        if location is not None:
+            exchange.first_byte, exchange.outcome = monotonic(), "redirected"
+            return respond.blob_elsewhere(wanted.digest, location, wanted.ns)
     if len(ranges) > 1:
         parts = await open_ranges(source, wanted, ranges, deadline)
         if isinstance(parts, Parts):

@@ -105,6 +105,14 @@ def blob_head(digest: Digest, size: int, ns: str | None) -> web.Response:
     return web.Response(headers=blob_headers(digest, ns) | {"Content-Length": str(size)})
 
 
+def blob_elsewhere(digest: Digest, location: str, ns: str | None) -> web.Response:
+    """The answer to a GET that another server is to answer, at a URL that nobody may keep (P36)."""
+    headers = BASE | {"Location": location, "Docker-Content-Digest": digest, "Cache-Control": "no-store"}
+    if ns is not None:
+        headers["OCI-Namespace"] = ns
+    return web.Response(status=307, headers=headers)
+
+
 def blob_start(digest: Digest, size: int | None, part: tuple[int, int] | None, ns: str | None) -> web.StreamResponse:
     """The head of a body that will be streamed: 206 with a `part` (start, end exclusive), else 200.
 
