@@ -1,8 +1,9 @@
 """The one thread that writes the catalog: a bounded queue, and one transaction for all that waits.
 
 A commit costs a sync of the disk, whatever it holds, so operations that arrive while one is under way share the
-next. Each runs in a savepoint of its own: one that fails harms no other. Before a caller hears of its success,
-the caches in front of the readers have forgotten what it changed.
+next. Each runs in a savepoint of its own, so that one that fails harms no other; one that is alone needs none, and
+SQLite then keeps no copy of every page that it touches. Before a caller hears of its success, the caches in front of
+the readers have forgotten what it changed.
 """
 
 from __future__ import annotations
@@ -183,8 +184,11 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             transaction.begin()
-            for operation, future in jobs:
-                outcomes.append((future, *self._attempt(operation)))
+            if len(jobs) == 1:
+                ((alone, waiting),) = jobs
+                outcomes.append((waiting, alone(transaction), None))
+            else:
+                outcomes += [(future, *self._attempt(operation)) for operation, future in jobs]
             transaction.save()
             connection.execute("COMMIT")
         except Exception as error:
