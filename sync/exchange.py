@@ -135,17 +135,26 @@ class Exchange:
                         await self._changed.wait()
 
     async def catch_up(self, node: str) -> Question:
-        """Take over all that `node` has now; return what to ask next.
+        """Take over all that `node` has now; return what to ask next. A page is merged while the next is fetched.
 
         Raises what `fetch` does, StoreError, BadContent.
         """
         position = await self._position(node, None)
         self._refuse(node, 0)
-        while True:
-            page = await self._step(node, position, 0.0)
-            position = replace(position, epoch=page.epoch, seq=page.next)
-            if not page.more and not page.restart:
-                return replace(position, cursors=False)
+        asked = asyncio.create_task(self._ask(node, position, 0.0))
+        try:
+            while True:
+                page, repositories = await asked
+                position = replace(position, epoch=page.epoch, seq=page.next)
+                last = not page.more and not page.restart
+                if not last:
+                    asked = asyncio.create_task(self._ask(node, position, 0.0))
+                await self._take(node, page, repositories)
+                if last:
+                    return replace(position, cursors=False)
+        finally:
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
 
     async def _follow(self, node: str) -> None:
         failures = 0
@@ -167,7 +176,11 @@ class Exchange:
         loop = asyncio.get_running_loop()
         again = loop.time() + AGAIN_SECONDS
         while not (self._standings[node].refused and loop.time() > again):
-            page = await self._step(node, position, WAIT_SECONDS)
+            page, repositories = await self._ask(node, position, WAIT_SECONDS)
+            if page.next > position.seq:
+                await self._take(node, page, repositories)
+            elif not page.restart:
+                self._stand(node, 0)
             position = replace(position, epoch=page.epoch, seq=page.next)
 
     async def _position(self, node: str, epoch: str | None) -> Question:
@@ -178,8 +191,8 @@ class Exchange:
                 return Question(cursor.epoch, cursor.seq, cursors=True)
         return Question(epoch or "", 0, cursors=True)
 
-    async def _step(self, node: str, question: Question, wait: float) -> Page:
-        """Ask once and merge the answer; one that says `restart` is given back with where to begin."""
+    async def _ask(self, node: str, question: Question, wait: float) -> tuple[Page, list[Repository]]:
+        """Ask once; an answer that says `restart` is given with where to begin."""
         body = await self._fetch(node, replace(question, wait=wait).target, wait + GRACE_SECONDS)
         page, repositories = decode(body)
         if page.epoch == self._catalog.epoch:
@@ -190,15 +203,15 @@ class Exchange:
         if page.restart:
             known = await self._position(node, page.epoch)
             begin = known.seq if known.seq <= page.head and page.epoch != question.epoch else 0
-            return Page(page.epoch, page.head, begin, restart=True)
+            return Page(page.epoch, page.head, begin, restart=True), []
         if page.epoch != question.epoch or page.next < question.seq:
             raise BadContent(f"node {node} answers about another catalog, or position, than it was asked for")
-        if page.records or page.next > question.seq or page.cursors:
-            await self._merge(node, page, repositories)
-        self._stand(node, page.head - page.next)
-        return page
+        return page, repositories
 
-    async def _merge(self, node: str, page: Page, repositories: Sequence[Repository]) -> None:
+    async def _take(self, node: str, page: Page, repositories: Sequence[Repository]) -> None:
+        """Merge a page, step by step; one that says `restart` has nothing to merge."""
+        if page.restart:
+            return
         start = tags = memberships = pins = refused = 0
         before = self._standings[node].refused
         while True:
@@ -220,6 +233,7 @@ class Exchange:
             )
         if page.records:
             self._emit(RecordsMerged(tags, memberships, pins, refused))
+        self._stand(node, page.head - page.next)
 
     def _refuse(self, node: str, refused: int) -> None:
         known = self._standings.get(node) or Standing(None, asyncio.get_running_loop().time())
