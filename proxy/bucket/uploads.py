@@ -144,7 +144,7 @@ class Uploader:
                 await self._bucket.put(digest, checked(file), size=file.size, media_type=job.media_type, public=public)
         finally:
             file.close()
-        return partial(uploading.finished, digest=digest, now=self._clock())
+        return partial(uploading.finished, digest=digest, now=self._clock(), public=job.public)
 
 
 def wants_upload(job: Job, there: Object | None, now: float, grace: float) -> bool:

@@ -145,9 +145,13 @@ def backlog(connection: sqlite3.Connection, now: float) -> tuple[int, float]:
     return waiting, max(0.0, now - since) if waiting else 0.0
 
 
-def finished(transaction: Transaction, digest: Digest, now: float) -> None:
-    """Take a blob out of the queue, and look again at what waits for it."""
-    transaction.connection.execute("DELETE FROM upload WHERE digest = ?", (digest,))
+def finished(transaction: Transaction, digest: Digest, now: float, *, public: bool) -> None:
+    """Take a blob out of the queue that was uploaded as so public, and look again at what waits for it."""
+    transaction.connection.execute(
+        "DELETE FROM upload WHERE digest = :digest "
+        "AND NOT EXISTS (SELECT 1 FROM blob WHERE digest = :digest AND public > :public)",
+        {"digest": digest, "public": public},
+    )
     transaction.connection.execute(_WAKE, {"digest": digest, "now": now})
 
 

@@ -219,6 +219,16 @@ async def test_content_that_turns_out_to_be_public_is_marked_so_later(store: Sto
     assert found.public
 
 
+async def test_what_became_public_while_it_was_uploaded_is_uploaded_again(store: Store) -> None:  # P43
+    await store.catalog.aim(AIM)
+    digest = await keep(store, b"layer")
+    await store.catalog.store_blob(digest, size=5, parsed=None, public=True, membership=None)
+    await store.catalog.write(lambda transaction: uploading.finished(transaction, digest, 0.0, public=False))
+    assert await waiting(store) == {digest}
+    await store.catalog.write(lambda transaction: uploading.finished(transaction, digest, 0.0, public=True))
+    assert await waiting(store) == set()
+
+
 JOB = Job(Digest.of(b"x"), 0, 10, None, public=False, present=True, ready=True)
 THERE = Object(JOB.digest, 10, 1000.0)
 

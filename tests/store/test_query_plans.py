@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store import queries
+from proxy.store import queries, uploading, wanted
 from proxy.store.schema import connect
 
 
-@pytest.mark.parametrize("statement", queries.SERVING)
+@pytest.mark.parametrize("statement", [*queries.SERVING, *uploading.STATEMENTS, *wanted.STATEMENTS])
 def test_the_serving_path_searches_by_index(tmp_path: Path, statement: str) -> None:
     connection = connect(tmp_path / "catalog.sqlite")
     named = ":digest" in statement
@@ -19,7 +19,7 @@ def test_the_serving_path_searches_by_index(tmp_path: Path, statement: str) -> N
     plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
     connection.close()
     assert any(step.startswith("SEARCH") for step in plan)
-    tables = r"SCAN (blob|edge|membership|tag|repository|referrer|intent|pin)\b"
+    tables = r"SCAN (blob|edge|membership|tag|repository|referrer|intent|pin|upload)\b"
     assert [step for step in plan if re.match(tables, step)] == []
 
 
