@@ -100,7 +100,7 @@ class Known:
     named: a manifest that the repository is proven to contain names it. sources: who would be asked for what is
     missing. barred: which rule keeps the repository from being mirrored. said: an upstream's "not found" that is
     remembered for a moment. errors: what is wrong with the upstreams that would be asked, in words. failing: none of
-    them can be reached.
+    them can be reached. near: those of the sources that are asked before any upstream, and offline too.
     """
 
     reference: str
@@ -118,6 +118,7 @@ class Known:
     barred: str | None = None
     said: str | None = None
     failing: bool = False
+    near: tuple[str, ...] = ()
 
 
 async def why(
@@ -149,12 +150,13 @@ async def why(
         named=repository is not None and digest is not None and await named_in(repository, digest),
         quarantined=await asyncio.to_thread(_quarantined, config.data, digest) if digest else (),
         filling=next((fill for fill in running.fills if fill.digest == digest), None) if running else None,
-        sources=_sources(config, asked),
+        sources=(*_near(config), *_sources(config, asked)),
         errors=_errors(running.upstreams, asked) if running else (),
         offline=config.offline,
         barred=_barred(config, repository) if repository else None,
         said=said,
         failing=_failing(running.upstreams, asked) if running else False,
+        near=_near(config),
     )
     return explain(known)
 
@@ -191,20 +193,16 @@ def explain(known: Known) -> Why:
 def _verdict(known: Known) -> tuple[bool | None, str]:
     facts, tag = known.facts, known.tag
     upstream = known.repository.upstream if known.repository else ""
-    if known.offline:
-        otherwise = "not served: the mirror is offline"
-    elif known.failing:
-        otherwise = f"not served while {upstream} fails, fetched after that"
-    else:
-        otherwise = f"fetched from {upstream} when it is asked for"
+    alone = _otherwise(known, upstream, ())
+    otherwise = _otherwise(known, upstream, known.near)
     if known.barred is not None:
         return False, f"{known.reference} is not served: {known.barred}"
     if known.said is not None and (known.digest is None or facts.state in (None, "absent")):
         return False, f"{known.reference} is not served: {upstream} said a moment ago: {known.said}"
     if known.digest is None:
         if tag is not None:
-            return False, f"{known.reference} was removed here on {_when(tag.observed_at)}; {otherwise}"
-        return False, f"{known.reference} has never been seen here; {otherwise}"
+            return False, f"{known.reference} was removed here on {_when(tag.observed_at)}; {alone}"
+        return False, f"{known.reference} has never been seen here; {alone}"
     if tag is not None and _gone(tag):
         said = f"{upstream} said on {_when(tag.denied_at or 0)} that there is no such tag, or that it may not be read"
         return False, f"{known.reference} is not served: {said}. What it was is kept, and {upstream} is asked again"
@@ -220,6 +218,8 @@ def _verdict(known: Known) -> tuple[bool | None, str]:
             return False, f"{known.reference} is not served: nothing proves that {known.repository} contains it"
         return False, f"{known.reference} is stored, but served only once {upstream} confirms that it is there"
     if facts.state == "partial":
+        if known.near and (known.failing or known.offline):
+            return False, f"{known.reference} is served only while others have what it lacks; that is {otherwise}"
         if known.failing and not known.offline:
             return False, (
                 f"{known.reference} is not served while {upstream} fails: what it lacks cannot be fetched, "
@@ -229,11 +229,25 @@ def _verdict(known: Known) -> tuple[bool | None, str]:
     return True, f"{known.reference} is served from the store"
 
 
+def _otherwise(known: Known, upstream: str, near: Sequence[str]) -> str:
+    """Return what becomes of a question for what is not here."""
+    others = " or ".join(near)
+    if known.offline:
+        return (
+            f"had from {others}, if it is there: the mirror is offline" if near else "not served: the mirror is offline"
+        )
+    if known.failing and near:
+        return f"had from {others}, if it is there, as {upstream} fails"
+    if known.failing:
+        return f"not served while {upstream} fails, fetched after that"
+    return f"fetched from {f'{others}, or else from ' if near else ''}{upstream} when it is asked for"
+
+
 def _here(known: Known) -> list[str]:
     facts = known.facts
     if facts.state is None:
         known_of = facts.proofs or facts.tags
-        return ["it is known of, and not here yet: it is fetched when it is asked for"] if known_of else []
+        return ["it is known of, and its bytes have never been here"] if known_of else []
     size, stored = facts.closure
     parts = f"{stored} of {size} bytes of all that it needs are here"
     match facts.state:
@@ -318,6 +332,11 @@ def _quarantined(data: Path, digest: Digest) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()
     return tuple(sorted(name for name in names if name.startswith(digest.hex)))
+
+
+def _near(config: Config) -> tuple[str, ...]:
+    nodes = () if config.redis is None else ("the other nodes of the fleet",)
+    return nodes if config.store is None else (*nodes, config.store)
 
 
 def _sources(config: Config, names: set[str]) -> tuple[str, ...]:

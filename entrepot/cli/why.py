@@ -13,7 +13,7 @@ from entrepot.config import Config
 
 @click.command(short_help="Explain why an image is, or is not, here and served.")
 @click.argument("reference")
-@command("data", "upstream", "offline")
+@command("data", "upstream", "offline", "region", "redis", "advertise", "store")
 def why(config: Config, output: Output, reference: str) -> int:
     """Explain why REFERENCE, or a digest alone, is or is not here and served.
 

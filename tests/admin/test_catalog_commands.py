@@ -15,8 +15,9 @@ import pytest
 from entrepot.cli.exits import CommandFailed
 from entrepot.cli.ls import _text
 from entrepot.cli.running import RunningMirror, find
+from entrepot.config import SecretUrl
 from entrepot.control import open_control
-from entrepot.explaining import Known, explain
+from entrepot.explaining import Known, explain, why
 from entrepot.images import ImageLine, Pattern
 from entrepot.mirror import Mirror, mirror
 from entrepot.status import readiness
@@ -25,7 +26,8 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import BadRequest, NotFound, Unavailable
 from proxy.oci.names import Repository, Tag
 from proxy.store.catalog import Proof
-from proxy.store.inventory import DigestFacts, TagState
+from proxy.store.inventory import DigestFacts, Inventory, TagState
+from proxy.store.store import Store
 from tests.admin.conftest import config_for
 from tests.support.contents import blob, make_image, make_index
 from tests.support.fake_upstream import FakeUpstream
@@ -65,7 +67,7 @@ async def test_what_another_node_told_of_is_shown_as_not_here_yet(running: Mirro
     await running.store.catalog.prove(ALPINE, told.digest, Proof.FETCHED)
     (why,) = await ask(control, "why", reference="alpine:told")
     assert (why["served"], why["state"]) == (False, None)
-    assert "it is known of, and not here yet: it is fetched when it is asked for" in why["because"]
+    assert "it is known of, and its bytes have never been here" in why["because"]
     image, end = await ask(control, "ls", pattern="alpine")
     assert (image["state"], image["stored"], end["images"]) == ("absent", 0, 1)
     assert "not here yet" in _text(msgspec.convert(image, ImageLine), 1e9)
@@ -273,6 +275,45 @@ PUBLIC = DigestFacts(state="complete", closure=(1, 1), public=True)
 )
 def test_the_verdict_is_what_a_client_would_meet(facts: Known, served: bool | None) -> None:
     assert explain(facts).served is served
+
+
+PARTIAL = replace(known().facts, state="partial", missing=((OTHER.digest, 5),))
+NEAR: dict[str, Any] = {"near": ("the other nodes of the fleet", "s3://bucket")}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (
+            known(facts=DigestFacts(), **NEAR),
+            "from the other nodes of the fleet or s3://bucket, or else from docker.io",
+        ),
+        (known(facts=DigestFacts(), offline=True, **NEAR), "s3://bucket, if it is there: the mirror is offline"),
+        (known(facts=DigestFacts(), failing=True, **NEAR), "s3://bucket, if it is there, as docker.io fails"),
+        (known(facts=PARTIAL, failing=True, **NEAR), "served only while others have what it lacks"),
+        (known(facts=PARTIAL, **NEAR), "served in part"),
+        (known(tag=None, digest=None, facts=DigestFacts(), offline=True, **NEAR), "not served: the mirror is offline"),
+    ],
+)
+def test_what_is_not_here_is_had_from_the_fleet_and_the_bucket_first(facts: Known, words: str) -> None:
+    assert words in explain(facts).because[0]
+
+
+async def test_the_nodes_of_a_fleet_and_its_bucket_are_among_the_sources(upstream: FakeUpstream, data: Path) -> None:
+    config = config_for(upstream, data)
+    (one,) = config.upstreams
+    shared = type(config)(data=data, upstreams=(one,), redis=SecretUrl("redis://u:hidden@r"), store="s3://bucket")
+
+    async def nowhere(repository: Repository, digest: Digest) -> bool:
+        return False
+
+    store = await Store.open(data)
+    try:
+        inventory = Inventory(store.catalog)
+        told = await why(inventory, shared, ALPINE, Tag("3"), nowhere, None, None)
+    finally:
+        await store.close()
+    assert told.sources == ("the other nodes of the fleet", "s3://bucket", one.url)
 
 
 def test_the_last_error_of_the_upstream_is_among_the_reasons() -> None:
