@@ -15,6 +15,7 @@ _TOGETHER = (
     ("tests/scenarios/test_workers.py", "workers"),
     ("tests/scenarios/", "scenarios"),
     ("tests/bench/", "scenarios"),
+    ("tests/bucket/", "bucket"),
 )
 """What runs in one process where pytest-xdist has several, the longest first: daemons are started once, and of what
 measures time no two run at once. Any other module is a group of its own."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from entrepot.cli import main
@@ -15,6 +17,8 @@ from proxy.bucket.objects import open_bucket
 from proxy.oci.digest import Digest
 from proxy.store.store import Store
 from tests.bucket.test_uploads import AIM, HERE, drained, has, keep, uploading_to
+from tests.support.bucket import BucketServer
+from tests.support.mirror import Mirror
 
 
 def gc(data: Path, url: str | None, *arguments: str) -> Result:
@@ -66,3 +70,16 @@ def test_without_a_bucket_the_command_says_what_to_configure(tmp_path: Path) -> 
     result = gc(tmp_path, None)
     assert result.exit_code == 1
     assert "ENTREPOT_STORE" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_running_mirror_does_it_for_the_command(tmp_path: Path, server: BucketServer, url: str) -> None:
+    asyncio.run(prepared(tmp_path / "mirror" / "data", url))
+    environment = {**server.environment, "ENTREPOT_STORE": url, "ENTREPOT_STORE_GRACE": "1s"}
+    with Mirror(tmp_path / "mirror", {"docker.io": "http://127.0.0.1:9"}, env=environment) as mirror:
+        time.sleep(1)  # the grace
+        done = gc(mirror.data, None)
+        assert done.exit_code == 0, done.output
+        assert f"deleted: {Digest.of(b'removed')}, 7 B" in done.stdout
+        assert "1 are in no record, and stay" in done.stdout
+    assert asyncio.run(left(url)) == [True, False, True]
