@@ -53,7 +53,7 @@ from metrics.families import OTHER, Distribution, Families, Snapshot, Value
 
 _METHODS = frozenset({"GET", "HEAD"})
 _MAX_KEPT = 4096
-_OUTCOMES = ("hit", "joined", "miss", "neighbour", "bucket", "stale", "relayed", "error")
+_OUTCOMES = ("hit", "joined", "miss", "neighbour", "bucket", "stale", "relayed", "redirected", "error")
 _NO_LOOKUP = "none"
 
 

@@ -141,7 +141,8 @@ async def test_status_tells_what_an_operator_asks_first(
             "held": {},
         }
     ]
-    assert set(document["totals"]) == {"hit", "miss", "joined", "stale", "relayed", "error"}
+    near = {"neighbour", "bucket", "redirected"}
+    assert set(document["totals"]) == {"hit", "miss", "joined", "stale", "relayed", "error"} | near
 
 
 async def test_a_fill_under_way_is_shown_with_its_progress(

@@ -149,7 +149,10 @@ def test_totals_add_up_over_kinds_and_upstreams(metrics: Metrics) -> None:
     ):
         metrics.observe(RequestFinished(kind, "GET", 200, outcome, upstream, "a/b", DIGEST, 1, 0.1, 0.1, "c", "r"))
     counted = {"hit": 2, "joined": 1, "miss": 1}
-    assert metrics.totals() == dict.fromkeys(("neighbour", "bucket", "stale", "relayed", "error"), 0) | counted
+    assert (
+        metrics.totals()
+        == dict.fromkeys(("neighbour", "bucket", "stale", "relayed", "redirected", "error"), 0) | counted
+    )
 
 
 def test_a_running_fill_is_counted_until_it_ends(metrics: Metrics) -> None:
