@@ -40,6 +40,11 @@ class Node(Mirror):
             return str(json.load(answer)["status"])
         return ""
 
+    @property
+    def settled(self) -> bool:
+        """All that was begun is stored: a body may end a moment before its commit."""
+        return bool(self.status()["store"]["spools"] == 0)
+
     def command(self, *words: str) -> str:
         """Run a command on this node's data, which its process answers, and return what it prints."""
         argv = [sys.executable, "-m", "entrepot", *words, "--data", str(self.data)]
