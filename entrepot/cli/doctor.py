@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ def doctor(config: Config, output: Output) -> int:
     from entrepot.doctor.examination import examine
     from entrepot.doctor.findings import worst
 
+    # What a node's log would say besides, the findings say here.
+    logging.getLogger("proxy").addHandler(logging.NullHandler())
     findings = asyncio.run(examine(config))
     level = worst(findings)
     output.result({"level": level, "findings": findings}, _table(findings))

@@ -13,12 +13,13 @@ import click
 import pytest
 
 from entrepot.cli import main
-from entrepot.config import load
+from entrepot.config import ConfigError, load
 from entrepot.config.keys import LOG, SECTIONS, TOP, UPSTREAM, WARM
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = [path for path in DOCUMENTS if path.name in ("README.md", "configuration.md", "clients.md", "architecture.md")]
+_OURS = ("README.md", "configuration.md", "clients.md", "architecture.md", "fleet.md", "object-storage.md")
+OURS = [path for path in DOCUMENTS if path.name in _OURS]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -115,6 +116,33 @@ def test_the_example_that_is_deployed_is_accepted_also_with_its_comments_taken_u
     file = tmp_path / "entrepot.toml"
     file.write_text(re.sub(r"^# (?=\[\[|\w+ = )", "", example.read_text(), flags=re.MULTILINE))
     assert [upstream.name for upstream in load(file, {}, {}).upstreams][-1] == "private"
+
+
+def test_the_node_of_a_fleet_that_is_deployed_needs_its_url_alone(tmp_path: Path) -> None:
+    example = ROOT / "deploy/fleet.toml"
+    file = tmp_path / "entrepot.toml"
+    file.write_text(re.sub(r"^# (?=\[\[|\w+ = )", "", example.read_text(), flags=re.MULTILINE))
+    own = {"ENTREPOT_ADVERTISE": "http://10.0.0.1:5000"}
+    for config in (load(example, own, {}), load(file, own, {})):
+        assert (config.fleet_address, config.neighbours) == ("http://10.0.0.1:5000", ("10.0.0.0/24",))
+    assert load(file, own, {}).store == "s3://bucket/prefix"
+    with pytest.raises(ConfigError, match="advertise"):
+        load(example, {}, {})
+
+
+def test_the_fleet_and_the_bucket_shown_are_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "entrepot.toml"
+    for name in ("fleet.md", "object-storage.md"):
+        (shown,) = (text for language, text in blocks(ROOT / "docs" / name) if language == "toml")
+        file.write_text(shown)
+        load(file, {"ENTREPOT_ADVERTISE": "http://10.0.0.1:5000"}, {})
+
+
+def test_every_metric_that_a_document_names_exists() -> None:
+    known = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
+    for path in DOCUMENTS:
+        for name in re.findall(r"\bentrepot_[a-z_]+\b(?!\*)", path.read_text()):
+            assert {name, name.removesuffix("_bucket")} & known, f"{path.name} names {name}"
 
 
 @pytest.mark.parametrize("target", ["run", "test", "test-slow", "bench", "lint", "types", "imports", "check"])
