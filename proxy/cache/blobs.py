@@ -138,7 +138,7 @@ class Blobs:
 
     async def ensure(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size once it is in the store, asking anew for what was not there. Raises as `open`."""
-        self._negatives.forget("blob", repository, digest)
+        self._negatives.forget_all({("blob", repository, digest)})
         for number in range(ROUNDS):
             record = await self._present(repository, digest)
             if record is not None:

@@ -52,12 +52,14 @@ class Negatives:
         elif age < max_age:
             raise error.again()
 
-    def remember(self, kind: Kind, repository: Repository, reference: Reference, error: NotFound) -> None:
-        """Remember `error`, unless it stands for a refusal."""
+    def remember(
+        self, kind: Kind, repository: Repository, reference: Reference, error: NotFound, *, age: float = 0.0
+    ) -> None:
+        """Remember `error`, which the upstream gave `age` seconds ago, unless it stands for a refusal."""
         if isinstance(error.__cause__, Denied) or self._seconds(repository, reference) <= 0:
             return
         key = (kind, repository, reference)
-        self._entries[key] = (self._now(), error.again())
+        self._entries[key] = (self._now() - age, error.again())
         self._entries.move_to_end(key)
         if len(self._entries) > MAX_ENTRIES:
             self._entries.popitem(last=False)

@@ -149,7 +149,7 @@ class ReadThrough:
 
     def forget_missing(self, repository: Repository, reference: Reference) -> None:
         """Forget that the upstream did not have a manifest: whoever asks next has it asked again."""
-        self._negatives.forget("manifest", repository, reference)
+        self._negatives.forget_all({("manifest", repository, reference)})
 
     def said_missing(self, repository: Repository, reference: Reference) -> str | None:
         """Return what the upstream said of a manifest or blob that it does not have, while that is remembered."""

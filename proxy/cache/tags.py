@@ -133,16 +133,16 @@ class Tags:
         record = await self._catalog.tag(repository, tag)
         if record is not None and record.gone:
             record = None
+        most = min(max_age, policy.ttl)
         if record is not None and self._fresh_for(record, policy, max_age) > 0:
             try:
                 return await self._serve(repository, record, policy)
             except ManifestUnknown:
-                record = None  # neither stored nor upstream any more: has the tag moved?
+                record, most = None, 0.0  # neither stored nor upstream any more: has the tag moved?
         if self._upstreams.offline:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
         if record is None:
             self._negatives.check("manifest", repository, tag, max_age)
-        most = min(max_age, policy.ttl)
         asking = self._asking.start(
             (repository, tag, most < policy.ttl), lambda: self._revalidate(repository, tag, most)
         )
@@ -174,12 +174,37 @@ class Tags:
                 and 0 <= self._age(record) < min(max_age, JUST_SECONDS)
             ):
                 return Revalidated("unchanged", record.digest, record.digest)
-            async with self._fleet.tag_flight(repository, tag, max_age) as flight:
+            most = min(max_age, self._since_heard(record))
+            async with self._fleet.tag_flight(repository, tag, most) as flight:
                 return await self._settle(repository, tag, record, flight)
 
-    async def _ask(self, repository: Repository, tag: Tag, flight: TagFlight) -> tuple[Descriptor, float]:
-        """Return what the tag is, and when that was said: by the fleet, else now by the upstream."""
+    async def _settle(
+        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight
+    ) -> Revalidated:
+        """Find out where the tag points, and move it; what the fleet says that is no more is asked anew (P44)."""
         said = flight.said
+        try:
+            try:
+                return await self._follow(repository, tag, record, flight, said)
+            except NotFound:
+                if said is None or said.found is None:
+                    raise
+            return await self._follow(repository, tag, record, flight, None)
+        except NotFound as error:
+            age = said.age if said is not None and said.found is None else 0.0
+            self._negatives.remember("manifest", repository, tag, error, age=age)
+            if record is not None:
+                await self._catalog.deny_tag(repository, tag, self._now())
+            self._emit(TagRevalidated(repository.upstream, "gone"))
+            raise
+        except RegistryError:
+            self._emit(TagRevalidated(repository.upstream, "failed"))
+            raise
+
+    async def _ask(
+        self, repository: Repository, tag: Tag, flight: TagFlight, said: TagSaid | None
+    ) -> tuple[Descriptor, float]:
+        """Return what the tag is, and when that was said: by the fleet, else now by the upstream."""
         if said is not None and said.found is None:
             raise ManifestUnknown(said.message)
         if said is not None and said.found is not None:
@@ -196,36 +221,26 @@ class Tags:
         flight.heard(found, policy.ttl)
         return found, self._now()
 
-    async def _settle(
-        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight
+    async def _follow(
+        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, said: TagSaid | None
     ) -> Revalidated:
         """Ask where the tag points; fetch the manifest if it is new and mature, then move the tag."""
         known = record.digest if record else None
         policy = self._policy(repository.upstream)
-        try:
-            found, at = await self._ask(repository, tag, flight)
-            self._negatives.forget("manifest", repository, tag)
-            decision = decide(record, found.digest, policy.cooldown, self._now())
-            if record is not None and decision != "move":
-                await self._stay(repository, tag, record, found.digest, at)
-                self._emit(TagRevalidated(repository.upstream, decision))
-                return Revalidated(decision, record.digest, record.digest, found.digest if decision == "held" else None)
-            self._negatives.forget("manifest", repository, found.digest)
-            here = await self._catalog.blob(found.digest)
-            if here is not None and here.present:
-                await self._catalog.prove(repository, found.digest, Proof.HEAD)
-            elif record is not None and policy.frugal and await self._is_servable(record):
-                raise TooManyRequests(f"the pull quota of {repository.upstream} is used up; {tag} stays as it was")
-            descriptor = await self._manifests.describe(repository, found.digest)
-        except NotFound as error:
-            self._negatives.remember("manifest", repository, tag, error)
-            if record is not None:
-                await self._catalog.deny_tag(repository, tag, self._now())
-            self._emit(TagRevalidated(repository.upstream, "gone"))
-            raise
-        except RegistryError:
-            self._emit(TagRevalidated(repository.upstream, "failed"))
-            raise
+        found, at = await self._ask(repository, tag, flight, said)
+        self._negatives.forget("manifest", repository, tag)
+        decision = decide(record, found.digest, policy.cooldown, self._now())
+        if record is not None and decision != "move":
+            await self._stay(repository, tag, record, found.digest, at)
+            self._emit(TagRevalidated(repository.upstream, decision))
+            return Revalidated(decision, record.digest, record.digest, found.digest if decision == "held" else None)
+        self._negatives.forget_all({("manifest", repository, found.digest)})
+        here = await self._catalog.blob(found.digest)
+        if here is not None and here.present:
+            await self._catalog.prove(repository, found.digest, Proof.HEAD)
+        elif record is not None and policy.frugal and await self._is_servable(record):
+            raise TooManyRequests(f"the pull quota of {repository.upstream} is used up; {tag} stays as it was")
+        descriptor = await self._manifests.describe(repository, found.digest)
         await self._catalog.put_tag(repository, tag, descriptor, at)
         outcome = "moved" if known else "new"
         self._emit(TagRevalidated(repository.upstream, outcome))
@@ -265,6 +280,13 @@ class Tags:
 
     def _age(self, record: TagRecord) -> float:
         return self._now() - record.checked_at
+
+    def _since_heard(self, record: TagRecord | None) -> float:
+        """Return the seconds since this node last heard of the tag: what others heard before that counts no more."""
+        if record is None:
+            return math.inf
+        heard = max(record.checked_at, record.observed_at, record.denied_at or 0.0)
+        return max(0.0, self._now() - heard)
 
     def _fresh_for(self, record: TagRecord, policy: TagPolicy, max_age: float = math.inf) -> float:
         age = self._age(record)

@@ -17,8 +17,8 @@ from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemorySource
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BlobUnknown, GatewayTimeout, ManifestUnknown, NotFound, RegistryError, Unavailable
-from proxy.oci.names import Repository, Tag
+from proxy.oci.errors import BlobUnknown, Denied, GatewayTimeout, ManifestUnknown, NotFound, RegistryError, Unavailable
+from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.store.store import Store
 from tests.cache.lab import ALPINE, HUB
@@ -103,8 +103,8 @@ class Flight(Solitary):
 
 
 class Question(Solitary):
-    def __init__(self, fleet: Fleet) -> None:
-        self.said = fleet.said
+    def __init__(self, fleet: Fleet, max_age: float) -> None:
+        self.said = fleet.said if fleet.said is not None and fleet.said.age <= max_age else None
         self._fleet = fleet
 
     def heard(self, found: Descriptor | NotFound, seconds: float) -> None:
@@ -136,7 +136,7 @@ class Fleet(Alone):
     async def tag_flight(
         self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
     ) -> AsyncIterator[Question]:
-        yield Question(self)
+        yield Question(self, max_age)
 
     async def missing(self, *_: object) -> NotFound | None:
         return self.told
@@ -145,11 +145,20 @@ class Fleet(Alone):
         return digest in self.whole
 
 
+class Upstream(MemorySource):
+    refuses = False
+
+    async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
+        if self.refuses:
+            raise Denied("no longer")
+        return await super().resolve(repository, reference)
+
+
 @dataclass
 class Node:
     cache: ReadThrough
     store: Store
-    upstream: MemorySource
+    upstream: Upstream
     events: list[Event]
 
     async def get(self, repository: Repository = ALPINE) -> bytes:
@@ -163,7 +172,7 @@ class Node:
 
 @asynccontextmanager
 async def node(root: Path, fleet: Fleet, *, offline: bool = False, reachable: bool = True) -> AsyncIterator[Node]:
-    upstream = MemorySource("upstream", anonymous=True)
+    upstream = Upstream("upstream", anonymous=True)
     upstream.add_blob(ALPINE, DATA)
     events: list[Event] = []
     store = await Store.open(root)
@@ -283,6 +292,37 @@ async def test_a_manifest_and_where_its_tag_points_come_from_near(tmp_path: Path
         assert fleet.heard == []
         given = await here.cache.node_manifest(ALPINE, IMAGE.digest, held=True)
         assert given.proven
+
+
+async def test_what_the_fleet_heard_of_a_tag_before_this_node_was_refused_it_does_not_bring_it_back(
+    tmp_path: Path,
+) -> None:  # P44
+    tag = Tag("1")
+    async with node(tmp_path, fleet := Fleet()) as here:
+        here.upstream.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type, tag)
+        await here.cache.manifest(ALPINE, tag)
+        here.upstream.refuses = True
+        with pytest.raises(ManifestUnknown):
+            await here.cache.refresh(ALPINE, tag)
+        fleet.said = TagSaid(DESCRIPTOR, "", 60.0)
+        with pytest.raises(ManifestUnknown):
+            await here.cache.manifest(ALPINE, tag)
+
+
+async def test_a_tag_that_moved_from_what_the_fleet_heard_and_is_no_more_is_asked_for(tmp_path: Path) -> None:
+    tag, newer = Tag("1"), make_image([b"newer"])
+    async with node(tmp_path, fleet := Fleet()) as here:
+        here.upstream.add_manifest(ALPINE, newer.body, newer.media_type, tag)
+        fleet.said = TagSaid(DESCRIPTOR, "", 60.0)
+        assert (await here.cache.manifest(ALPINE, tag)).descriptor.digest == newer.digest
+        assert fleet.heard == [Descriptor(newer.media_type, newer.digest, len(newer.body))]
+
+
+async def test_a_manifest_that_was_missing_before_its_tag_came_is_asked_for(tmp_path: Path) -> None:
+    async with node(tmp_path, fleet := Fleet()) as here:
+        here.upstream.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type, "1")
+        fleet.told = ManifestUnknown("said elsewhere, before it was pushed")
+        assert (await here.cache.manifest(ALPINE, Tag("1"))).body == IMAGE.body
 
 
 async def test_what_the_upstream_says_of_a_tag_is_told_to_the_fleet(tmp_path: Path) -> None:
