@@ -177,7 +177,7 @@ def judge_mirror(seen: MirrorSeen, folder: FolderSeen | None, config: Config, ve
     if document["state"] != "ready":
         reasons = "; ".join(document["reasons"]) or "no reason given"
         findings.append(
-            warning(check, f"it is {document['state']}: {reasons}", "see what is said of the upstreams here")
+            warning(check, f"it is {document['state']}: {reasons}", "see what else is said here, and the mirror's log")
         )
     for worker in document.get("workers", ()):
         if not worker["answers"]:
