@@ -29,6 +29,7 @@ FLEET = f"fleet of {NODES}"
 WITH_REDIS = "with Redis"
 JOINING = "joining node"
 HITS_SIZE = 64 * 1024
+HITS_TURNS = 6  # of a second each, in each round: what is compared is a twentieth
 JOIN_TIMEOUT = 600.0
 REPOSITORIES = 1000
 LOOK = 0.1
@@ -166,10 +167,10 @@ def fleet_hits(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         for server in servers:
             for path in paths.values():
                 hammer(server, path, 1)
-        for number in range(scale.rounds):
+        for number in range(scale.rounds * HITS_TURNS):
             for path, table in tables.items():
                 for server in servers if number % 2 else reversed(servers):
-                    sample(table, server.name, tell, partial(_hits, server, path, scale.hit_seconds))
+                    sample(table, server.name, tell, partial(_hits, server, path, 1))
     return list(tables.values())
 
 
@@ -228,13 +229,16 @@ def know(catalog: Path, records: int) -> None:
         connection.execute("UPDATE meta SET value = ? WHERE key = 'seq'", (seq + records,))
 
 
-def known(catalog: Path) -> int:
-    """Return how many memberships the catalog has, 0 while there is none."""
+def is_whole(catalog: Path, records: int) -> bool:
+    """Tell whether the catalog has so many memberships; cheap until it may have."""
     try:
         with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True, timeout=1)) as connection:
-            return int(connection.execute("SELECT count(*) FROM membership").fetchone()[0])
+            (last,) = connection.execute("SELECT max(seq) FROM membership").fetchone()
+            if (last or 0) < records:
+                return False
+            return bool(connection.execute("SELECT count(*) FROM membership").fetchone()[0] >= records)
     except sqlite3.OperationalError:
-        return 0
+        return False
 
 
 def _join(bed: Bed, redis_port: int, giver_port: int, giver: Running, records: int) -> Sample:
@@ -242,7 +246,7 @@ def _join(bed: Bed, redis_port: int, giver_port: int, giver: Running, records: i
     before, idle = giver.cpu_seconds(), giver.resident()
     began, slowest, peak, grown = time.monotonic(), 0.0, 0, 0
     with bed.room("joiner") as folder, node(bed, redis_port, folder, "joiner") as (_, joiner):
-        while known(folder / "data" / "catalog.sqlite") < records:
+        while not is_whole(folder / "data" / "catalog.sqlite", records):
             if time.monotonic() - began > JOIN_TIMEOUT:
                 raise ClientFailed(f"the node was not whole after {JOIN_TIMEOUT:.0f} s")
             time.sleep(LOOK)
