@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from proxy.cache import plan
@@ -145,7 +146,8 @@ class Blobs:
                 return record.size
             fill, _ = await self._fill(repository, digest, first=number == 0)
             if fill is not None and await self._admit(fill, repository) is Admission.YES:
-                return (await asyncio.shield(fill.finished)).size
+                with suppress(GatewayTimeout):  # a node's fill; our own is begun then
+                    return (await asyncio.shield(fill.finished)).size
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
     async def take_up(self, repository: Repository, digest: Digest) -> None:
@@ -211,9 +213,11 @@ class Blobs:
         except RegistryError as error:
             if error.status in (401, 403):
                 raise BlobUnknown(f"{repository.upstream} refuses access to {repository.path}") from error
-            if fill.for_node and isinstance(error, GatewayTimeout):
+            if isinstance(error, GatewayTimeout):
                 return await self._over(fill)
             raise
+        if admission is Admission.YES:
+            fill.for_node = False
         return admission
 
     async def _over(self, fill: Fill) -> Admission:

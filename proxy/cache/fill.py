@@ -69,7 +69,7 @@ class FillStatus:
 class Fill:
     """See the module. `expected` is the size that a verified manifest gave, if any, in bytes.
 
-    `for_node`: another node has asked for it, so that it is filled from the upstream or the bucket alone.
+    `for_node`: only other nodes have asked for it so far, so that it is filled from the upstream or the bucket alone.
     """
 
     def __init__(

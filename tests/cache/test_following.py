@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from proxy.cache import following
+from proxy.cache.near import Alone, Fleet, Solitary
 from proxy.cache.reader import FileReader
 from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemorySource
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BadContent, BlobUnknown, Unavailable
+from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, Unavailable
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.store import claims
@@ -33,13 +34,13 @@ BUSYBOX = Repository(HUB, "library/busybox")
 
 
 @asynccontextmanager
-async def follower(root: Path) -> AsyncIterator[ReadThrough]:
+async def follower(root: Path, fleet: Fleet | None = None) -> AsyncIterator[ReadThrough]:
     """A cache of another process; only what `ALPINE` asks for is upstream."""
     source = MemorySource("memory")
     source.add_blob(ALPINE, DATA)
     store = await Store.attach(root)
     try:
-        async with open_cache(store, {HUB: [source]}, emit=lambda event: None) as cache:
+        async with open_cache(store, {HUB: [source]}, emit=lambda event: None, fleet=fleet) as cache:
             yield cache
     finally:
         await store.close()
@@ -168,3 +169,33 @@ async def test_without_inotify_too_a_leader_that_stands_still_is_put_out(
             monkeypatch.setattr(module, "STALE_SECONDS", 0.3)
         assert b"".join([chunk async for chunk in reader]) == DATA
         reader.close()
+
+
+class Led(Alone):
+    """A fleet in which another node always leads, for whom no node may wait here."""
+
+    @asynccontextmanager
+    async def flight(
+        self, digest: Digest, repository: Repository, *, for_node: bool = False
+    ) -> AsyncIterator[Solitary]:
+        yield Refusing() if for_node else Solitary()
+
+
+class Refusing(Solitary):
+    async def next(self) -> None:
+        raise GatewayTimeout("another node leads")
+
+
+async def test_a_client_that_joined_what_a_node_began_is_served_to_the_end_when_the_leading_worker_dies(
+    tmp_path: Path, leader: Leader
+) -> None:
+    spool = await leader.begin(DATA[:MIB])
+    async with follower(tmp_path, Led()) as cache:
+        given = await cache.node_blob(ALPINE, DIGEST, None, held=False)
+        reader = await opened(cache)
+        assert await reader.limit(0) == MIB
+        await leader.store.park(spool)
+        await leader.store.release(leader.claim)
+        assert b"".join([chunk async for chunk in reader]) == DATA
+        await given.stream.aclose()
+        await reader.aclose()
