@@ -50,7 +50,7 @@ class Means:
 class Shown(Protocol):
     """The fill, as far as who leads it may touch it. `received`: bytes that came from sources.
 
-    for_node: another node began it, so that it may wait for none.
+    for_node: only other nodes want it, so that it may wait for none.
     """
 
     digest: Digest
@@ -225,7 +225,7 @@ class Lead:
             attempt.comes_from(delivery)
             self.supply.public = attempt.public
             await self.supply.read(delivery, progress.size, writer.received, feed)
-            if delivery.got:
+            if delivery.got or delivery.broken is None:  # to say that no more comes is to give, too
                 attempt.origins.add(delivery.candidate)
             if delivery.broken is None:
                 break

@@ -169,10 +169,11 @@ class Supply:
             delivery.broken = Unavailable(f"{name} stopped at byte {start + delivery.got} of {size}")
         if delivery.broken is None:
             return
-        if delivery.near is None:
+        if delivery.near is not None:
+            if self.flight is not None:
+                self.flight.failed(delivery.near, delivery.broken, delivery.got)
+        elif self.flight is None or not self.flight.lost:  # else the source was left, and has not failed
             self._broke(delivery.candidate, delivery.broken, delivery.got)
-        elif self.flight is not None:
-            self.flight.failed(delivery.near, delivery.broken, delivery.got)
 
     async def _ask_near(self, offset: int, known: int | None) -> Delivery | None:
         """Open the blob from the first near source that gives it, None when nobody does.
@@ -304,7 +305,8 @@ class Supply:
         self.roster.refuse(candidate, error)
         same = [other for other in self.roster.candidates if other.repository == candidate.repository]
         if not any(other.usable for other in same):
-            self.refused[candidate.repository] = error
+            # As the main source says: an alternate's 404 is told to others, a refusal or a failure is not.
+            self.refused[candidate.repository] = same[0].error or error
             self._changed.wake()
 
     async def _wait(self, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +11,25 @@ from pathlib import Path
 import pytest
 
 from metrics.events import Event, FillFinished
-from proxy.cache.near import Alone, NearManifest, NearSource, NearStream, Solitary, TagSaid
+from proxy.cache.near import Alone, Kind, NearManifest, NearSource, NearStream, Solitary, TagSaid
 from proxy.cache.reader import FileReader
 from proxy.cache.readthrough import ReadThrough, open_cache
-from proxy.memory import MemorySource
+from proxy.memory import MemoryBlob, MemorySource
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BlobUnknown, Denied, GatewayTimeout, ManifestUnknown, NotFound, RegistryError, Unavailable
+from proxy.oci.errors import (
+    BlobUnknown,
+    Denied,
+    GatewayTimeout,
+    ManifestUnknown,
+    NotFound,
+    RangeNotSatisfiable,
+    RegistryError,
+    Unavailable,
+)
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
+from proxy.source import Source
 from proxy.store.store import Store
 from tests.cache.lab import ALPINE, HUB
 from tests.support.contents import blob, make_image
@@ -76,7 +86,10 @@ class Near:
             await given.stream.aclose()
         if digest not in self.blobs:
             raise BlobUnknown("not here")
-        return Stream(self, digest, self.blobs[digest], span.first or 0 if span else 0)
+        start = span.first or 0 if span else 0
+        if start >= len(self.blobs[digest]):
+            raise RangeNotSatisfiable("too far", size=len(self.blobs[digest]))
+        return Stream(self, digest, self.blobs[digest], start)
 
     async def manifest(self, repository: Repository, digest: Digest) -> NearManifest:
         self.asked.append(digest)
@@ -87,11 +100,17 @@ class Near:
 
 class Flight(Solitary):
     def __init__(self, fleet: Fleet) -> None:
-        self._left = list(fleet.near)
+        self._left: list[Near | None] = list(fleet.near)
         self._fleet = fleet
+        self.lost = False
 
     async def next(self) -> NearSource | None:
         self.following = bool(self._left) and self._fleet.leads
+        self.lost = False
+        if self._left and self._left[0] is None:
+            del self._left[0]
+            self.lost = self._fleet.loses
+            return None
         return self._left[0] if self._left else None
 
     def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
@@ -112,15 +131,18 @@ class Question(Solitary):
 
 
 class Fleet(Alone):
-    """`near` are asked one after another; `leads`: they lead, and may wait for somebody in turn."""
+    """`near` are asked one after another, None: the upstream before the rest; `leads`: they lead, and may wait for
+    somebody in turn. `loses`: whoever leads here has lost that as soon as he asks the upstream."""
 
     @property
     def alone(self) -> bool:
         return False
 
-    def __init__(self, *near: Near, leads: bool = False) -> None:
+    def __init__(self, *near: Near | None, leads: bool = False, loses: bool = False) -> None:
         self.near = near
         self.leads = leads
+        self.loses = loses
+        self.noted: list[str] = []
         self.failures: list[RegistryError] = []
         self.stored = 0
         self.said: TagSaid | None = None
@@ -141,12 +163,35 @@ class Fleet(Alone):
     async def missing(self, *_: object) -> NotFound | None:
         return self.told
 
+    def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
+        self.noted.append(said)
+
     async def has_image(self, repository: Repository, digest: Digest) -> bool:
         return digest in self.whole
 
 
+class Unsized(MemoryBlob):
+    size = end = None  # type: ignore[assignment]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._data
+        raise Unavailable("broken off")
+
+
 class Upstream(MemorySource):
+    """`refuses` what it is asked; `unsized`: the first answer breaks off there, and has no size."""
+
     refuses = False
+    unsized = 0
+
+    async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> MemoryBlob:
+        if self.refuses:
+            raise Denied("no longer")
+        opened = await super().open_blob(repository, digest, span)
+        if not self.unsized:
+            return opened
+        cut, self.unsized = self.unsized, 0
+        return Unsized(digest, DATA[:cut], 0, cut, anonymous=True)
 
     async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
         if self.refuses:
@@ -171,14 +216,21 @@ class Node:
 
 
 @asynccontextmanager
-async def node(root: Path, fleet: Fleet, *, offline: bool = False, reachable: bool = True) -> AsyncIterator[Node]:
+async def node(
+    root: Path, fleet: Fleet, *, offline: bool = False, reachable: bool = True, alternates: Sequence[Source] = ()
+) -> AsyncIterator[Node]:
     upstream = Upstream("upstream", anonymous=True)
     upstream.add_blob(ALPINE, DATA)
     events: list[Event] = []
     store = await Store.open(root)
     try:
         async with open_cache(
-            store, {HUB: [upstream]}, emit=events.append, fleet=fleet, offline=offline, reachable=lambda name: reachable
+            store,
+            {HUB: [upstream, *alternates]},
+            emit=events.append,
+            fleet=fleet,
+            offline=offline,
+            reachable=lambda name: reachable,
         ) as cache:
             yield Node(cache, store, upstream, events)
     finally:
@@ -246,6 +298,37 @@ async def test_a_bucket_with_an_object_of_another_size_is_left_alone(tmp_path: P
         with pytest.raises(RegistryError):
             await here.get()
         await here.cache.idle()
+        assert await here.get() == DATA
+
+
+async def test_an_upstream_is_not_blamed_for_an_end_that_a_neighbour_made_up(tmp_path: Path) -> None:
+    near = Near(blobs={DIGEST: DATA[: 2 * MIB]})
+    async with node(tmp_path, Fleet(None, near)) as here:
+        here.upstream.unsized = 2 * MIB
+        with pytest.raises(RegistryError):
+            await here.get()
+        await here.cache.idle()
+        record = await here.store.catalog.blob(DIGEST)
+        assert record is not None
+        assert record.present  # by the same fill, from the upstream
+
+
+async def test_a_node_that_loses_the_lead_can_still_ask_the_upstream_when_the_leader_is_of_no_use(
+    tmp_path: Path,
+) -> None:
+    async with node(tmp_path, fleet := Fleet(None, Near(), loses=True)) as here:
+        assert await here.get() == DATA
+        assert [type(error) for error in fleet.failures] == [BlobUnknown]
+
+
+async def test_a_refusal_of_the_main_source_is_no_404_for_the_fleet_whatever_an_alternate_says(tmp_path: Path) -> None:
+    alternate = MemorySource("alternate")
+    async with node(tmp_path, fleet := Fleet(), alternates=[alternate]) as here:
+        here.upstream.refuses = True
+        with pytest.raises(BlobUnknown):
+            await here.get()
+        assert fleet.noted == []
+        here.upstream.refuses = False
         assert await here.get() == DATA
 
 
