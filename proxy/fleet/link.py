@@ -1,10 +1,13 @@
 """This process's link to Redis: short calls, and a breaker for when Redis is slow or gone.
 
-    up     a call failed, or did not end in time      down: every call is refused at once
-    down   a probe, by a task of the link's own       up
+    up     a call failed, or did not end in time           down: every call is refused at once
+    up     nothing is answered within SLOW_SECONDS         down
+    down   a quick probe, by a task of the link's own      up
 
 Nobody who waits for content pays for finding out: the first call that fails costs CALL_SECONDS at most, later ones
-nothing. Where this process is too busy to tell whether Redis is slow, or more calls are made than the connections take,
+nothing. A pull makes several calls, one after the other, so that a Redis that is slow and not dead would cost it their
+sum: the second slow call in a row, with no quick one in between, is the last, and only a quick probe lets calls through
+again. Where this process is too busy to tell whether Redis is slow, or more calls are made than the connections take,
 a call has twice that time; one that is given up then opens the breaker only if a probe fails, too. What is asked lies
 in `leases`, `nodes`, `answers` and `hosts`, what an error means in `problems`.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -27,6 +31,7 @@ from proxy.fleet.problems import problem_of
 from proxy.fleet.scripts import Script
 
 CALL_SECONDS = 0.1
+SLOW_SECONDS = 0.05
 PROBE_SECONDS = 0.75
 PROBE_EVERY = 1.0
 WAITING_MOST = 1024
@@ -34,6 +39,9 @@ BATCH = 100
 _FIRST_PROBE = 0.1
 _SOUND_SECONDS = 10.0
 _LATE = 0.02
+_PUNCTUAL = 0.005
+_ROW_SECONDS = 2.5
+_TRIES = 3
 _CLOSING_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
@@ -68,20 +76,48 @@ async def open_link(address: RedisAddress, emit: Emit, *, prefix: str) -> AsyncI
                 await client.aclose()
 
 
-class _Patience:
-    """The time limit of one call; `busy`: it ran into it, and that says nothing of Redis."""
+class _Look:
+    """Calls `slow` where something asked of Redis takes longer than SLOW_SECONDS, and this process is not to blame."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, slow: Callable[[], None]) -> None:
         self.began = loop.time()
         self.asked_at: float | None = None
+        self._loop = loop
+        self._slow = slow
+        self._worked = time.thread_time()
+        self._timer = loop.call_at(self.began + SLOW_SECONDS, self._look)
+
+    def end(self) -> None:
+        """It is over."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        late = self._loop.time() - self.began - SLOW_SECONDS > _PUNCTUAL
+        waited = self.asked_at is None or self.asked_at - self.began > _PUNCTUAL
+        if not (late or waited or time.thread_time() - self._worked > SLOW_SECONDS / 2):
+            self._slow()
+
+
+class _Patience(_Look):
+    """The time limit of one call; `busy`: it ran into it, and that says nothing of Redis."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, slow: Callable[[], None]) -> None:
+        super().__init__(loop, slow)
         self.busy = False
         self.limit = asyncio.timeout_at(self.began + 2 * CALL_SECONDS)
 
-    def judge(self) -> None:
+    def _look(self) -> None:
+        super()._look()
+        end = self.began + CALL_SECONDS
+        if self._loop.time() < end:
+            self._timer = self._loop.call_at(end, self._judge)
+        else:  # now: the limit itself may be over, too
+            self._judge()
+
+    def _judge(self) -> None:
         """The time for a call is over: end it, unless this loop, or the wait for a place, took too much of it."""
         now = self._loop.time()
-        late = now - self.began > CALL_SECONDS + _LATE
+        late = now - self.began > CALL_SECONDS + _LATE or time.thread_time() - self._worked > CALL_SECONDS / 2
         self.busy = late or self.asked_at is None or self.asked_at - self.began > CALL_SECONDS / 2
         if not self.busy:
             self.limit.reschedule(now)
@@ -103,6 +139,7 @@ class Link:
         self._told: bool | None = None
         self._ended = False
         self._mended_at = 0.0
+        self._slow_since: float | None = None
 
     @property
     def up(self) -> bool:
@@ -153,8 +190,7 @@ class Link:
             self._emit(RedisRefused(name))
             raise LinkDown(f"{WAITING_MOST} calls to Redis wait already")
         loop = asyncio.get_running_loop()
-        patience, outcome = _Patience(loop), "cancelled"
-        judge = loop.call_at(patience.began + CALL_SECONDS, patience.judge)
+        patience, outcome = _Patience(loop, self._slow), "cancelled"
         try:
             async with patience.limit, self._place():
                 self._check(name)
@@ -172,9 +208,12 @@ class Link:
             outcome = "down"
             raise self._failed(error) from None
         finally:
-            judge.cancel()
+            patience.end()
             if patience.asked_at is not None and outcome != "cancelled":
-                self._emit(RedisCall(name, outcome, loop.time() - patience.asked_at))
+                seconds = loop.time() - patience.asked_at
+                if outcome == "ok" and seconds < SLOW_SECONDS:
+                    self._slow_since = None
+                self._emit(RedisCall(name, outcome, seconds))
 
     def _check(self, name: str) -> None:
         if self.problem is not None:
@@ -209,14 +248,44 @@ class Link:
         return answers
 
     async def _probe(self) -> str | None:
+        """Return why Redis is not to be used. One that was not used must be quick, once it is connected."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                if not self.up:
+                was_up = self.up
+                if not was_up:
                     await self._client.forget()
                 await self._client.probe(f"{self.prefix}probe")
+                return None if was_up or not await self._is_slow() else self._slowness()
         except (TimeoutError, RedisError, OSError) as error:
             return problem_of(error, self._address)
-        return None
+
+    async def _is_slow(self) -> bool:
+        loop = asyncio.get_running_loop()
+        slow: list[bool] = []
+        for _ in range(_TRIES):
+            look = _Look(loop, partial(slow.append, True))
+            look.asked_at = look.began
+            try:
+                await self._client.probe(f"{self.prefix}probe")
+            finally:
+                look.end()
+            if slow or loop.time() - look.began < SLOW_SECONDS:
+                break
+        return bool(slow)
+
+    def _slow(self) -> None:
+        """A call takes long, and this process is not to blame."""
+        now = asyncio.get_running_loop().time()
+        if self._slow_since is None or now - self._slow_since > _ROW_SECONDS:
+            self._slow_since = now
+        elif now - self._slow_since >= SLOW_SECONDS and self.up:
+            self._fail(self._slowness())
+
+    def _slowness(self) -> str:
+        return (
+            f"Redis at {self._address} takes longer than {SLOW_SECONDS * 1000:.0f} ms to answer: look at its load, its"
+            " SLOWLOG, and how far away it is"
+        )
 
     def _failed(self, error: Exception) -> LinkDown:
         self._fail(problem_of(error, self._address))
@@ -239,6 +308,7 @@ class Link:
             return
         if self.problem is not None:
             self._mended_at = asyncio.get_running_loop().time()
+            self._slow_since = None
             _log.info("Redis at %s answers again", self._address)
         self.problem = None
         if self._told is not True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -80,6 +81,70 @@ async def test_a_paused_redis_costs_one_call_a_moment_and_the_next_ones_nothing(
     assert [event.up for event in events if isinstance(event, RedisHealth)] == [True, False, True]
     assert [event.outcome for event in events if isinstance(event, RedisCall)] == ["ok", "timeout", "ok"]
     assert sum(isinstance(event, RedisRefused) for event in events) == 100
+
+
+@asynccontextmanager
+async def far_away(server: RedisServer) -> AsyncIterator[tuple[str, Callable[[float], None]]]:
+    """Give the URL of a Redis whose answers come later by as many seconds as the function given was told last."""
+    late = [0.0]
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, late: list[float]) -> None:
+        with closing(writer), contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                await asyncio.sleep(late[0])
+                writer.write(data)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(carry(reader, questions, [0.0]), carry(answers, writer, late))
+
+    between = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{between.sockets[0].getsockname()[1]}", partial(late.__setitem__, 0)
+    finally:
+        between.close()
+
+
+async def test_no_pull_waits_long_for_a_redis_that_answers_every_call_slowly_and_in_time(
+    redis_server: RedisServer,
+) -> None:
+    async with far_away(redis_server) as (url, set_late), linked(url) as link:
+        assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+        set_late(0.08)
+        began = time.monotonic()
+        for _ in range(10):  # what one pull may ask, one after the other
+            with contextlib.suppress(LinkDown):
+                await link.run(ECHO, ["k"], ["x"])
+        assert time.monotonic() - began < MOST_SECONDS
+        assert "longer than 50 ms" in (link.problem or "")
+        set_late(0.0)
+        await until(lambda: link.up)
+        assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+
+
+async def test_a_redis_too_slow_for_calls_is_not_used_again_because_a_probe_has_more_time(
+    redis_server: RedisServer,
+) -> None:
+    events: list[Event] = []
+    async with far_away(redis_server) as (url, set_late), linked(url, events) as link:
+        assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+        set_late(0.13)
+        while link.up:
+            await refusal(link)
+        with pytest.raises(TimeoutError):
+            await until(lambda: link.up, 1.0)
+    assert [event.up for event in events if isinstance(event, RedisHealth)][-1] is False
+
+
+async def test_one_slow_moment_among_quick_ones_changes_nothing(redis_server: RedisServer) -> None:
+    async with far_away(redis_server) as (url, set_late), linked(url) as link:
+        assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+        for _ in range(3):
+            set_late(0.07)
+            assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+            set_late(0.0)
+            assert await link.run(ECHO, ["k"], ["x"]) == b"x"
+        assert link.up
 
 
 async def test_all_who_wait_as_redis_stands_still_are_told_within_one_calls_time(own_server: RedisServer) -> None:
