@@ -17,7 +17,7 @@ from proxy.cache.once import Background
 from proxy.fleet.answers import Answers
 from proxy.fleet.flight import DigestFlight
 from proxy.fleet.holders import Holders
-from proxy.fleet.leases import Lease, Leases, Said, Standing
+from proxy.fleet.leases import Lease, Leases, Said
 from proxy.fleet.link import LinkDown
 from proxy.fleet.neighbours import Neighbours
 from proxy.fleet.protocol import decode_tag, encode_tag
@@ -99,8 +99,9 @@ class SharedFleet:
         try:
             yield question
         finally:
-            if lease is not None and self._leases is not None:
-                self._background.create_task(_end(self._leases, lease, question), name=f"leave {repository}:{tag}")
+            if lease is not None and self._leases is not None and self._neighbours is not None:
+                leaving = _end(self._leases, self._neighbours, lease, question)
+                self._background.create_task(leaving, name=f"leave {repository}:{tag}")
 
     async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> NotFound | None:
         """See `near.Fleet`."""
@@ -146,7 +147,7 @@ class SharedFleet:
         """Return the lease that is ours while we ask; None where somebody has said it, or nobody can be waited for."""
         standing = await leases.acquire(key, mine_is_dead=True)
         for _ in range(TAG_TURNS):
-            question.said = _said(standing, max_age)
+            question.said = _said(neighbours, key, standing.said, max_age)
             leader = standing.theirs
             if question.said is not None or leader is None or max_age <= 0:
                 break
@@ -163,27 +164,23 @@ class SharedFleet:
         return standing.ours
 
 
-def _said(standing: Standing, max_age: float) -> TagSaid | None:
-    said = standing.said
+def _said(neighbours: Neighbours, key: str, said: Said | None, max_age: float) -> TagSaid | None:
+    """Return what a node heard, if it is young enough. Redis alone is not believed: a tag proves membership (P43)."""
     if said is None or said.age > max_age:
         return None
-    return _decoded(said)
-
-
-def _decoded(said: Said) -> TagSaid | None:
     try:
-        told = decode_tag(said.data)
+        told = decode_tag(neighbours.unseal(key, said.data))
     except (msgspec.DecodeError, RegistryError):
-        _log.warning("what Redis says of a tag cannot be read; the upstream is asked")
+        _log.warning("what Redis says of a tag is of no node of this fleet; the upstream is asked")
         return None
     return TagSaid(told.found, told.message, said.age)
 
 
-async def _end(leases: Leases, lease: Lease, question: TagQuestion) -> None:
+async def _end(leases: Leases, neighbours: Neighbours, lease: Lease, question: TagQuestion) -> None:
     said = None
     if question.told is not None:
         told, seconds = question.told
-        said = (encode_tag(told), seconds)
+        said = (neighbours.seal(lease.key, encode_tag(told)), seconds)
     try:
         await leases.release(lease, holds=False, said=said)
     except LinkDown:

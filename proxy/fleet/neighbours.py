@@ -31,7 +31,7 @@ from proxy.fleet.protocol import (
     node_name,
     origin,
 )
-from proxy.fleet.signing import Question, hash_of, sign_request, verify_answer
+from proxy.fleet.signing import Question, hash_of, seal, sign_request, unseal, verify_answer
 from proxy.oci.errors import BadContent, GatewayTimeout, NotFound, RangeNotSatisfiable, RegistryError, Unavailable
 from proxy.upstream.answers import own_words
 from proxy.upstream.transport import give_up, reason_of
@@ -183,6 +183,14 @@ class Neighbours:
         except RegistryError:
             return False
         return True
+
+    def seal(self, about: str, data: bytes) -> bytes:
+        """Return `data` as only a node of this fleet can leave it for the others, where anybody may write."""
+        return seal(self._secret, about, data)
+
+    def unseal(self, about: str, kept: bytes) -> bytes:
+        """Return what a node of this fleet left. Raises BadContent where none did."""
+        return unseal(self._secret, about, kept)
 
     def at(self, url: str, *, held: bool, still: Callable[[], Awaitable[bool]] | None) -> Neighbour:
         """Return the node at `url` as a source: of what it has stored (`held`), or of its running downloads too.

@@ -2,7 +2,8 @@
 
 A request is signed for one node, method, target, range and moment, with a nonce. An answer is signed for that very
 request: its status, what it says, and its body where that is kept whole (else its content must prove itself by its
-digest). All requests only read, so one that is heard and sent again tells nobody more than its first answer did.
+digest). All requests only read, so one that is heard and sent again tells nobody more than its first answer did. What a
+node leaves in Redis for the others is sealed for what it is about.
 """
 
 from __future__ import annotations
@@ -123,6 +124,19 @@ def verify_answer(secret: bytes, header: str | None, request: str, status: int, 
 def hash_of(body: bytes) -> str:
     """Return what is signed of a whole body."""
     return hashlib.sha256(body).hexdigest()
+
+
+def seal(secret: bytes, about: str, data: bytes) -> bytes:
+    """Return `data` about something as it is kept where others may write, such as Redis: a signature in front."""
+    return b"%s %s" % (_signature(secret, "kept", PROTOCOL, about, hash_of(data)).encode(), data)
+
+
+def unseal(secret: bytes, about: str, kept: bytes) -> bytes:
+    """Return the data that was sealed about this. Raises BadContent where no node of this fleet did so."""
+    signature, _, data = kept.partition(b" ")
+    if not hmac.compare_digest(_signature(secret, "kept", PROTOCOL, about, hash_of(data)).encode(), signature):
+        raise BadContent(f"what is kept about {about} was not written by a node of this fleet")
+    return data
 
 
 def _request_signature(secret: bytes, question: Question, moment: int, nonce: str) -> str:
