@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from proxy.cache.near import NearSource
@@ -23,7 +23,7 @@ from proxy.cache.plan import PROGRESS
 from proxy.fleet.holders import Holders
 from proxy.fleet.leases import BEAT_SECONDS, Lease, Leases, Standing
 from proxy.fleet.link import LinkDown
-from proxy.fleet.neighbours import Neighbours
+from proxy.fleet.neighbours import Neighbours, Refused
 from proxy.oci.digest import Digest
 from proxy.oci.errors import GatewayTimeout, RegistryError
 from proxy.oci.names import Repository
@@ -67,7 +67,7 @@ class DigestFlight:
         self._leader: Lease | None = None
         self._gone: Lease | None = None
         self._fruitless = 0
-        self._holders: list[str] = []
+        self._holders: Sequence[str] = ()
         self._searched = False
         self._asked: set[str] = set()
         self._given: NearSource | None = None
@@ -89,7 +89,8 @@ class DigestFlight:
         useful = received >= PROGRESS
         if self._leader is not None:
             # Who has just taken a lease over may for a moment still count as following, and refuse (GatewayTimeout).
-            self._fruitless = 0 if useful else self._fruitless + 1
+            # Who does not believe us is neither followed nor robbed of the lease: both would lose it in turn.
+            self._fruitless = FRUITLESS if isinstance(error, Refused) else 0 if useful else self._fruitless + 1
             self._gone, self._leader, self._placed = self._leader, None, False
         elif useful:
             self._asked.discard(source.name)
@@ -159,7 +160,7 @@ class DigestFlight:
             self._leader = gone if alive else None
 
     def _stand(self, standing: Standing) -> None:
-        self._holders = list(standing.holders)
+        self._holders = () if self._who is None else self._who.present(standing.holders)
         self._leader = standing.theirs
         if standing.ours is not None and self._leases is not None:
             self._ours = standing.ours
@@ -175,7 +176,10 @@ class DigestFlight:
             except TimeoutError:
                 pass
             try:
-                if self._ours is lease and not await leases.beat(lease):
+                renewed = await leases.beat(lease)
+                if self._ours is not lease:
+                    await leases.release(lease, holds=False)  # it was left meanwhile: the beat may have put it back
+                elif not renewed:
                     _log.warning("another node leads a download that this one led", extra={"digest": str(self._digest)})
                     self._ours, self.lost = None, True
             except LinkDown:

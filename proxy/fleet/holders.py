@@ -48,12 +48,17 @@ class Holders:
         }
         return [node.url for node, has in zip(asked, answers, strict=True) if has]
 
+    def present(self, urls: Sequence[str]) -> Sequence[str]:
+        """Return those of `urls` whose nodes are there now, as far as that is known: others cost a second each."""
+        others = self._others()
+        return [url for url in urls if url in others] if others else urls
+
     async def of_image(self, repository: Repository, digest: Digest) -> bool:
         """Tell whether a node has the manifest and its blobs."""
         try:
-            found: Sequence[str] = await self._leases.holders(str(digest))
+            found = self.present(await self._leases.holders(str(digest)))
         except LinkDown:
-            found = ()
+            found = []
         found = found or await self.ask(repository, digest)
         asked = self._nodes(found[:IMAGE_MOST])
         return any(await asyncio.gather(*(node.has_image(repository, digest) for node in asked)))
