@@ -15,7 +15,9 @@ and is cut by up to half at random, so that a fleet does not come back at one in
 
 What another node of the fleet found out is learned: that a host fails opens the breaker until that node's quiet time
 ends, unless the host has answered us since; that it answers again lets a question through at once. Only our own
-questions close the breaker.
+questions close the breaker. It may be that node's own network that fails: where the host answered us within
+HEARD_SECONDS one question goes at once, and where it answers what was learned is false, and nothing of the kind is
+believed for DISPROVED_SECONDS.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from proxy.oci.errors import RegistryError, Unavailable
 WATCHED = 20
 FEWEST = 10
 WATCHED_SECONDS = 30.0
+HEARD_SECONDS = 30.0
+DISPROVED_SECONDS = 600.0
 
 
 class State(Enum):
@@ -58,6 +62,7 @@ class Health:
         self._openings = 0
         self._by_answers = False
         self._learned = False
+        self._disproved_at = -math.inf
         self._answers: deque[tuple[float, bool]] = deque(maxlen=WATCHED)
         self._last_error: RegistryError | None = None
 
@@ -157,7 +162,10 @@ class Health:
         now = self.clock()
         if self.failing or left <= 0 or (self._answered_at is not None and self._answered_at > now - age):
             return
-        self._opened_at, self._until = now - age, now + min(left, self._quiet_most)
+        if now - self._disproved_at < DISPROVED_SECONDS:
+            return
+        quiet = 0.0 if self.heard_within(HEARD_SECONDS) else min(left, self._quiet_most)
+        self._opened_at, self._until = now - age, now + quiet
         self._by_answers, self._learned = False, True
         self._last_error = error
 
@@ -188,6 +196,8 @@ class Health:
         self._answers.clear()
 
     def _close(self) -> None:
+        if self._learned:
+            self._disproved_at = self.clock()
         self._opened_at = self._last_error = None
         self._learned = False
         self._openings = 0

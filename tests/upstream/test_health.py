@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from metrics.events import UpstreamQuota
 from proxy.oci.errors import TooManyRequests, Unavailable
-from proxy.upstream.health import FEWEST, WATCHED_SECONDS, Health, State
+from proxy.upstream.health import DISPROVED_SECONDS, FEWEST, HEARD_SECONDS, WATCHED_SECONDS, Health, State
 from proxy.upstream.holds import LONGEST, Holds
 from proxy.upstream.quota import MOST, PLENTY, QuotaWatch, stretch
 
@@ -149,6 +149,37 @@ def test_learned_failure_is_not_believed_by_whom_the_host_answered_since_nor_whe
     health.failed(LOST, clock.now)
     health.learn_failing(LOST, age=0, left=50)
     assert (health.learned, health.quiet_left) == (False, 1.0)
+
+
+def test_who_heard_a_host_lately_asks_it_at_once_where_another_says_that_it_fails() -> None:
+    clock = Clock()
+    health = breaker(clock)
+    health.answer(200, clock.now)
+    clock.now += HEARD_SECONDS
+    health.learn_failing(LOST, age=0, left=50)
+    assert state_of(health) is State.HALF_OPEN
+    health.failed(LOST, clock.now)
+    assert (state_of(health), health.learned) == (State.OPEN, False)
+    clock.now += 1
+    health.answer(200, clock.now)
+    clock.now += HEARD_SECONDS + 1
+    health.learn_failing(LOST, age=0, left=50)
+    assert state_of(health) is State.OPEN
+
+
+def test_one_node_with_a_broken_network_closes_no_host_to_the_others_again_and_again() -> None:
+    clock = Clock()
+    health = breaker(clock)
+    health.learn_failing(LOST, age=0, left=20)
+    clock.now += 20
+    health.answer(200, clock.now)
+    for _ in range(9):
+        clock.now += 60
+        health.learn_failing(LOST, age=0.5, left=60)
+        assert state_of(health) is State.CLOSED
+    clock.now += DISPROVED_SECONDS
+    health.learn_failing(LOST, age=0.5, left=60)
+    assert state_of(health) is State.OPEN
 
 
 def test_learned_answer_lets_one_question_through_at_once_unless_the_host_failed_us_since() -> None:
