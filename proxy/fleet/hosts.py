@@ -4,7 +4,8 @@
 
 Every process that asks upstreams takes part. It tells only what it found out by questions of its own, so that nothing
 goes in circles, and the newest says it. No credential and nothing of a caller's is in it: what a host refused to
-somebody is about that one alone. A host's name is given by whoever makes this: the same for the same credential.
+somebody is about that one alone. A 429 is believed for HELD_MOST seconds, whatever it asked for: nodes may have
+addresses, or for a while credentials, with a quota of their own, and whoever asks after that is told for itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from proxy.upstream.quota import QuotaWatch
 BEAT_SECONDS = 1.0
 KEPT_SECONDS = 3600.0
 MESSAGE_MOST = 300
+HELD_MOST = 60.0
 
 _EXCHANGE = Script(
     "hosts",
@@ -51,6 +53,7 @@ for i = 1, #all, 2 do
     others[#others + 1] = {all[i], math.max(age, 0), said}
   end
 end
+redis.call('PEXPIRE', KEYS[1], kept_ms)
 return others
 """,
 )
@@ -180,6 +183,7 @@ def _apply(host: Host, age: float, said: bytes) -> None:
         case Answering():
             host.health.learn_answering(age)
         case Held(kind, everybody, left, message):
-            host.holds.learn(kind, left - age, message, everybody=everybody)
+            seconds = left if everybody else min(left, HELD_MOST)
+            host.holds.learn(kind, seconds - age, message, everybody=everybody)
         case Quota(upstream, limit, remaining, window):
             host.quota.learn(UpstreamQuota(upstream, limit, remaining, window), age)

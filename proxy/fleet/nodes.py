@@ -41,6 +41,7 @@ for i = 1, #all, 2 do
     seen[#seen + 1] = said
   end
 end
+redis.call('PEXPIRE', KEYS[1], kept_ms)
 return seen
 """,
 )

@@ -294,6 +294,29 @@ async def test_holds_of_the_mirrors_own_are_shared_and_callers_are_not(
         two.host.holds.check("blob", b"caller")
 
 
+async def test_a_429_that_asks_for_an_hour_is_anothers_for_a_minute(three: tuple[Process, Process, Process]) -> None:
+    one, two, _ = three
+    one.host.holds.note("manifest", TooManyRequests("own quota", retry_after=3600))
+    one.host.holds.note("blob", Unavailable("maintenance", retry_after=3600))
+    await one.beat()
+    await two.beat()
+    left = two.host.holds.remaining()
+    assert left == {"manifest": pytest.approx(60, abs=1), "blob": pytest.approx(3600, abs=1)}
+
+
+async def test_what_a_fleet_that_is_gone_kept_in_redis_ends(
+    link: Link, three: tuple[Process, Process, Process], redis_server: RedisServer
+) -> None:
+    three[0].host.fails()
+    await three[0].beat()
+    await Nodes(link, info("one")).beat()
+    with contextlib.closing(redis_server.client()) as client:
+        assert {key: client.pttl(key) > 0 for key in client.scan_iter("entrepot:*") if "probe" not in key} == {
+            "entrepot:1:eu:hosts": True,
+            "entrepot:nodes:eu": True,
+        }
+
+
 async def test_the_newest_quota_counts(three: tuple[Process, Process, Process]) -> None:
     one, two, _ = three
     one.host.quota.note(UpstreamQuota("hub", 100, 0, 3600))
