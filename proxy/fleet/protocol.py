@@ -164,7 +164,7 @@ def decode_tag(body: bytes) -> TagSaid:
     """Read what a node was told about a tag. Raises BadContent, DigestInvalid."""
     try:
         said = msgspec.json.decode(body, type=_TagBody)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadContent(f"what a node says of a tag is unreadable: {error}") from None
     one = said.found
     found = None if one is None else Descriptor(one.type, Digest.parse(one.digest), one.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.cache.near import TagSaid
@@ -91,6 +91,7 @@ def test_a_tag_is_told_as_it_was_heard() -> None:
 
 
 @given(st.binary(max_size=60))
+@example(b'{"found":null,"message":"\xff","age":0}')
 def test_no_bytes_break_the_reader_of_tags(body: bytes) -> None:
     with pytest.raises(RegistryError):
         decode_tag(body)
