@@ -174,6 +174,9 @@ class Blobs:
         return StoredReader(stored)
 
     async def _open_fill(self, repository: Repository, digest: Digest, *, first: bool) -> FileReader | None:
+        fill = self._flights.running(digest)
+        if fill is not None and repository in fill.supply.proven:
+            return await self._read_fill(repository, digest, first=first)  # it is there, whatever was said before
         return await self._negatives.run(
             "blob", repository, digest, lambda: self._read_fill(repository, digest, first=first)
         )

@@ -188,4 +188,5 @@ class Roster:
     def _worst(self) -> RegistryError:
         errors = [candidate.error for candidate in self.candidates if candidate.error]
         transient = [error for error in errors if error.status >= 500 or error.status == 429]
-        return (transient or errors or [Unavailable("no source is configured for this repository")])[0]
+        nobody = Unavailable("nobody near can give it for this repository, and the mirror is offline")
+        return (transient or errors or [nobody])[0]

@@ -54,6 +54,8 @@ class Stream:
         ends = self.end if self._near.ends is None else self._near.ends
         for at in range(self.start, min(ends, self.end), 1 << 16):
             yield self._data[at : min(at + (1 << 16), ends)]
+            if at >= 2 * MIB and self._near.pause is not None:
+                await self._near.pause.wait()
             await asyncio.sleep(0)
         if ends < self.end:
             self._near.ends = None
@@ -65,7 +67,7 @@ class Stream:
 
 @dataclass
 class Near:
-    """Somebody near who has everything in `blobs` and `manifests`."""
+    """Somebody near who has everything in `blobs` and `manifests`; `pause`: what he gives after 2 MiB waits for it."""
 
     name: str = "node"
     is_node: bool = True
@@ -77,6 +79,7 @@ class Near:
     asked: list[str] = field(default_factory=list)
     opening: asyncio.Event = field(default_factory=asyncio.Event)
     peer: ReadThrough | None = None
+    pause: asyncio.Event | None = None
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
         self.asked.append(f"{digest} {span or ''}".strip())
@@ -263,7 +266,7 @@ async def test_knowing_a_digest_that_a_neighbour_has_is_no_permission(tmp_path: 
 async def test_nobody_can_prove_anything_while_the_upstream_is_gone(tmp_path: Path) -> None:  # P43
     near = Near(blobs={DIGEST: DATA}, proven=False)
     async with node(tmp_path, Fleet(near), offline=True) as here:
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="nobody near"):
             await here.get()
         near.proven = True
         await here.cache.idle()
@@ -431,6 +434,19 @@ async def test_a_manifest_whose_blobs_nobody_near_has_is_not_given_while_the_ups
         fleet.whole.add(IMAGE.digest)
         assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
         assert (await here.cache.manifest(ALPINE, IMAGE.digest)).outcome == "hit"
+
+
+async def test_a_404_that_was_heard_before_is_not_believed_while_the_blob_comes(tmp_path: Path) -> None:
+    near = Near(blobs={DIGEST: DATA}, pause=asyncio.Event())
+    async with node(tmp_path, fleet := Fleet(near)) as here:
+        first = await here.cache.open_blob(ALPINE, DIGEST)
+        fleet.told = BlobUnknown("said elsewhere, before it was pushed")
+        second = await here.cache.open_blob(ALPINE, DIGEST)
+        assert near.pause is not None
+        near.pause.set()
+        for reader in (first, second):
+            assert b"".join([chunk async for chunk in reader]) == DATA
+            await reader.aclose()
 
 
 async def test_a_404_that_another_node_heard_is_believed(tmp_path: Path) -> None:
