@@ -5,6 +5,9 @@
 This key carries no version: it is where nodes of different versions meet, so what is in it stays as it is, and fields
 are only ever added. Times are Redis's. While Redis is down the last list stays in use: whoever is asked and does not
 answer is passed by.
+
+Two nodes of one URL (each advertises the load balancer, say) would take each other's leases for their own: whoever
+finds again and again under its URL what it has not written says so in the log.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ BEAT_SECONDS = 1.0
 SEEN_SECONDS = 5.0
 KEPT_SECONDS = 60.0
 NODES_MOST = 1000
+STRANGE_MOST = 3
 
 _BEAT = Script(
     "nodes",
     NOW
     + """
 local seen_ms, kept_ms, most, seen = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), {}
+local before = redis.call('HGET', KEYS[1], ARGV[1])
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2]) end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
@@ -42,7 +47,7 @@ for i = 1, #all, 2 do
   end
 end
 redis.call('PEXPIRE', KEYS[1], kept_ms)
-return seen
+return {seen, before, now}
 """,
 )
 _BOUNDS = (round(SEEN_SECONDS * 1000), round(KEPT_SECONDS * 1000), NODES_MOST)
@@ -80,6 +85,8 @@ class Nodes:
         self._key = _key(link.region)
         self._warned: set[tuple[str, int]] = set()
         self._left = False
+        self._wrote: bytes | None = None
+        self._strange = 0
 
     def urls(self) -> list[str]:
         """Return where the others are."""
@@ -97,9 +104,13 @@ class Nodes:
             return False
         told = msgspec.json.encode(self.me) if self._tells else b""
         try:
-            seen = await self._link.run(_BEAT, [self._key], (self.me.url, told, *_BOUNDS))
+            seen, before, now = await self._link.run(_BEAT, [self._key], (self.me.url, told, *_BOUNDS))
         except LinkDown:
+            self._wrote = None  # it may have been carried out all the same
             return False
+        if self._tells:
+            self._compare(before)
+            self._wrote = b"%d %b" % (now, told)
         self._learn(_readable(seen))
         return True
 
@@ -115,6 +126,18 @@ class Nodes:
             await self._link.run(_LEAVE, [self._key], [self.me.url])
         except LinkDown:
             return
+
+    def _compare(self, before: bytes | None) -> None:
+        """Look whether what is found under our URL is what we wrote there last."""
+        if before is None or self._wrote is None:
+            return
+        self._strange = 0 if before == self._wrote else self._strange + 1
+        if self._strange == STRANGE_MOST:
+            _log.error(
+                "another node says that it is at %s, too: give each node an `advertise` of its own, by which the others"
+                " reach that very node; until then they spoil each other's downloads",
+                self.me.url,
+            )
 
     def _learn(self, nodes: list[NodeInfo]) -> None:
         others = tuple(node for node in nodes if node.protocol == self.me.protocol)
@@ -141,7 +164,8 @@ class Nodes:
 
 async def who_is_there(client: Client, region: str) -> list[NodeInfo]:
     """Return all nodes of a region's fleet, whatever they speak, without being one. Raises as `client` does."""
-    return _readable(await client.execute(("EVAL", _BEAT.text, 1, _key(region), "", "", *_BOUNDS)))
+    seen, _, _ = await client.execute(("EVAL", _BEAT.text, 1, _key(region), "", "", *_BOUNDS))
+    return _readable(seen)
 
 
 def _key(region: str) -> str:

@@ -102,6 +102,25 @@ async def test_a_node_of_a_newer_protocol_is_left_out_and_the_older_one_says_so_
     ]
 
 
+async def test_two_nodes_that_advertise_one_url_say_so_once(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR)
+    one, same, worker = (Nodes(link, info("one")) for _ in range(3))
+    worker._tells = False
+    two = Nodes(link, info("two"))
+    for _ in range(6):
+        for node in (one, worker, two):
+            await node.beat()
+    assert not caplog.records
+    for _ in range(6):
+        await one.beat()
+        await asyncio.sleep(0.002)
+        await same.beat()
+        await asyncio.sleep(0.002)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, "each says it once"
+    assert all("http://one:5000, too" in one and "`advertise`" in one for one in said)
+
+
 async def test_what_newer_nodes_add_is_passed_by_and_what_nobody_can_read_too(
     link: Link, redis_server: RedisServer
 ) -> None:
