@@ -331,6 +331,7 @@ async def test_a_refusal_of_the_main_source_is_no_404_for_the_fleet_whatever_an_
         with pytest.raises(BlobUnknown):
             await here.get()
         assert fleet.noted == []
+        await here.cache.idle()
         here.upstream.refuses = False
         assert await here.get() == DATA
 
