@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,10 +22,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from metrics.events import BucketHealth, BucketRequest, BucketTransferred, Emit
+from proxy.bucket.answers import IDLE_SECONDS, NAME, Opened, describe, is_public
 from proxy.bucket.breaker import Breaker
 from proxy.oci.descriptor import OCTET_STREAM
 from proxy.oci.digest import Digest
@@ -36,21 +36,22 @@ from proxy.oci.ranges import ByteRange
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
-NAME = "bucket"
 FOLDER = "v1/blobs"
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
-IDLE_SECONDS = 10.0
 LIST_SECONDS = 30.0
+READ_SECONDS = 6.0
+"""For which a small object is waited for, so that whoever waits can still be served from elsewhere (P26)."""
 SLOWEST = 128 << 10
 """Bytes per second below which an upload is given up."""
 PART = 8 << 20
 """What is larger is uploaded in parts of this size, of which three are in memory at a time."""
+PART_SECONDS = 2.0 * PART / SLOWEST
+"""For which a part may take on its way up, beside another."""
 MOST_PARTS = 9000
-CHUNK = 256 << 10
 PAGE = 500
-_STATUS = re.compile(r"status code: (\d{3})")
 
+Store = S3Store | GCSStore | AzureStore
 T = TypeVar("T")
 
 
@@ -81,13 +82,16 @@ class _Refused(Unavailable):
 class Bucket:
     """Make it with `open_bucket`. Its methods raise Unavailable, at once while the breaker is open.
 
+    `uploads` is the same store, reached with more patience.
+
     No error, event or name carries a URL, a query string or a credential.
     """
 
     name = NAME
 
-    def __init__(self, store: S3Store | GCSStore | AzureStore, emit: Emit) -> None:
+    def __init__(self, store: Store, uploads: Store, emit: Emit) -> None:
         self._store = store
+        self._uploads = uploads
         self._emit = emit
         self._breaker = Breaker(NAME, time.monotonic)
         self._heard_at = float("-inf")
@@ -150,8 +154,11 @@ class Bucket:
         try:
             if opened.size > limit:
                 raise Unavailable(f"{NAME} has {opened.size} bytes under {digest}, more than the {limit} it may have")
-            body = b"".join([chunk async for chunk in opened])
+            async with asyncio.timeout(READ_SECONDS):
+                body = b"".join([chunk async for chunk in opened])
             return body, opened.media_type, opened.anonymous
+        except TimeoutError:
+            raise Unavailable(f"{NAME} gives {digest} too slowly to wait for it") from None
         finally:
             await opened.aclose()
 
@@ -163,7 +170,7 @@ class Bucket:
         What is up to PART bytes large is kept in memory. A replaced object counts as put now.
         """
         attributes = {"Content-Type": media_type or OCTET_STREAM, **({"public": "1"} if public else {})}
-        path, store = key_of(digest), self._store
+        path, store = key_of(digest), self._uploads
         body = b"".join([chunk async for chunk in content]) if size <= PART else None
         part = max(PART, -(-size // MOST_PARTS))
 
@@ -263,7 +270,8 @@ class Bucket:
                 outcome = "missing"
                 self._answered(since)
             else:
-                self._failed(text, since, outcome == "timeout")
+                # A slow way up says nothing of the way down.
+                self._failed(text, since, outcome == "timeout" and operation != "put")
             refused = _Refused(f"{NAME} {text}")
             refused.said = said
             raise refused from None
@@ -290,58 +298,16 @@ class Bucket:
             self._emit(BucketHealth(failing=True, reason=text))
 
 
-class Opened:
-    """An open object, or a part of it: a NearStream. Gives chunks of some 256 KiB, as they are asked for."""
-
-    proven = False
-
-    def __init__(
-        self, result: GetResult, digest: Digest, emit: Emit, broken: Callable[[str, float, bool], None]
-    ) -> None:
-        self.digest = digest
-        self.size: int = result.meta["size"]
-        self.start, self.end = result.range
-        self.anonymous = _is_public(result.attributes)
-        self.media_type = result.attributes.get("Content-Type") or OCTET_STREAM
-        self._stream = result.stream(CHUNK) if self.size else None
-        self._emit = emit
-        self._broken = broken
-        self._received = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self.start + self._received < self.end:
-            since = time.monotonic()
-            if self._stream is None:
-                raise Unavailable(f"{self.digest} was closed at byte {self.start + self._received} of {self.end}")
-            try:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    chunk = await anext(self._stream)
-            except StopAsyncIteration:
-                raise Unavailable(
-                    f"{NAME} ended {self.digest} at byte {self.start + self._received} of {self.end}"
-                ) from None
-            except (BaseError, OSError) as error:
-                outcome, text, _ = describe(error)
-                self._broken(text, since, outcome == "timeout")
-                raise Unavailable(f"{NAME} broke off {self.digest}: it {text}") from None
-            self._received += len(chunk)
-            yield chunk
-
-    async def aclose(self) -> None:
-        """End the request, if it still runs."""
-        self._stream = None
-        if self._received:
-            self._emit(BucketTransferred("down", self._received))
-            self._received = 0
-
-
 @asynccontextmanager
 async def open_bucket(url: str, emit: Emit, environment: Mapping[str, str] = os.environ) -> AsyncIterator[Bucket]:
     """Give the bucket at `url` without asking it anything, and probe it, while it fails, for as long as this lasts.
 
     Raises BucketUnusable.
     """
-    bucket = Bucket(await asyncio.to_thread(_connect, url, environment), emit)
+    store, uploads = [
+        await asyncio.to_thread(_connect, url, environment, seconds) for seconds in (IDLE_SECONDS, PART_SECONDS)
+    ]
+    bucket = Bucket(store, uploads, emit)
     probing = asyncio.create_task(bucket.probe(), name="is the bucket back")
     try:
         yield bucket
@@ -365,25 +331,8 @@ def digest_of(key: str) -> Digest | None:
     return digest if key_of(digest) == key else None
 
 
-def describe(error: Exception) -> tuple[str, str, int]:
-    """Return the outcome, what happened in words that hold no URL and no secret, and the status, 0 without one."""
-    if isinstance(error, TimeoutError):
-        return "timeout", "did not answer in time", 0
-    text = str(error)
-    found = _STATUS.search(text) or re.search(r"status: (\d{3})", text)
-    said = int(found[1]) if found is not None else 0
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or said in (401, 403):
-        return "denied", "refuses the credential: see that it may list, read, write and delete there", 403
-    if said:
-        return "error", f"answered with {said}", said
-    if "TimedOut" in text or "timed out" in text:
-        return "timeout", "did not answer in time", 0
-    if "kind: Connect" in text or "dns error" in text:
-        return "network", "cannot be reached", 0
-    return "network", "broke off the connection", 0
-
-
-def _connect(url: str, environment: Mapping[str, str]) -> S3Store | GCSStore | AzureStore:
+def _connect(url: str, environment: Mapping[str, str], idle_seconds: float) -> Store:
+    """Make a client whose requests fail when nothing is received for so long; what is sent does not count."""
     plain = any(
         environment.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "GOOGLE", "AZURE")
     )
@@ -393,7 +342,7 @@ def _connect(url: str, environment: Mapping[str, str]) -> S3Store | GCSStore | A
             client_options={
                 "allow_http": plain,
                 "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-                "read_timeout": timedelta(seconds=IDLE_SECONDS),
+                "read_timeout": timedelta(seconds=idle_seconds),
                 "timeout": timedelta(days=1),
             },
             retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=ANSWER_SECONDS)},
@@ -420,8 +369,4 @@ def _options(span: ByteRange | None) -> GetOptions:
 
 
 def _object(digest: Digest, found: GetResult) -> Object:
-    return Object(digest, found.meta["size"], found.meta["last_modified"].timestamp(), _is_public(found.attributes))
-
-
-def _is_public(attributes: Mapping[str, str]) -> bool:
-    return attributes.get("public") == "1"
+    return Object(digest, found.meta["size"], found.meta["last_modified"].timestamp(), is_public(found.attributes))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.bucket.objects import NAME, Bucket, Opened
+from proxy.bucket.answers import NAME, Opened
+from proxy.bucket.objects import Bucket
 from proxy.cache.near import NearManifest
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
