@@ -11,11 +11,11 @@ from entrepot.config.values import format_duration
 from entrepot.doctor.bucket import BucketSeen
 from entrepot.doctor.findings import Finding, ok, problem, warning
 from entrepot.doctor.fleet import FleetSeen, NodeSeen, RedisSeen
-from proxy.fleet.link import CALL_SECONDS
+from proxy.fleet.link import SLOW_SECONDS as UNUSED
 from proxy.fleet.protocol import PROTOCOL, node_name
 
 TESTED_VERSION = 7
-SLOW_SECONDS = CALL_SECONDS / 5
+SLOW_SECONDS = 0.02
 SKEW_SECONDS = 60.0
 FULL = 0.9
 LONG_BACKLOG_SECONDS = 600.0
@@ -50,9 +50,7 @@ def judge_redis(seen: RedisSeen) -> list[Finding]:
         findings.append(warning(check, f"Redis at {seen.address} is version {seen.version}", advice))
     if seen.seconds > SLOW_SECONDS:
         words = f"a call to Redis at {seen.address} takes {seen.seconds * 1000:.0f} ms"
-        advice = (
-            f"those over {CALL_SECONDS * 1000:.0f} ms are given up: put it into the region, see `redis-cli --latency`"
-        )
+        advice = f"over {UNUSED * 1000:.0f} ms it is not used: put it into the region, see `redis-cli --latency`"
         findings.append(warning(check, words, advice))
     if abs(seen.skew) > SKEW_SECONDS:
         words = f"the clock of Redis at {seen.address} and this one differ by {abs(seen.skew):.0f} s"
