@@ -32,6 +32,7 @@ HITS_SIZE = 64 * 1024
 HITS_TURNS = 6  # of a second each, in each round: what is compared is a twentieth
 JOIN_TIMEOUT = 600.0
 REPOSITORIES = 1000
+TOGETHER = 10  # records of one repository in a row, as a pull makes them
 LOOK = 0.1
 _SECRET = "what the nodes of this run share"
 
@@ -195,7 +196,7 @@ def fleet_join(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         "seconds",
         JOINING,
         (
-            Floor("a node is whole within 60 s of its start", JOINING, "seconds", 60),
+            Floor("a node is whole within 120 s of its start", JOINING, "seconds", 120),
             Floor("a joining node's memory ≤ 256 MiB", JOINING, "peak_mib", 256),
         ),
     )
@@ -222,7 +223,14 @@ def know(catalog: Path, records: int) -> None:
         connection.executemany(
             "INSERT INTO membership (repository, digest, proof, proved_at, seq, version) VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (1 + number % REPOSITORIES, f"sha256:{os.urandom(32).hex()}", "fetched", now, seq + number, number)
+                (
+                    1 + number // TOGETHER % REPOSITORIES,
+                    f"sha256:{os.urandom(32).hex()}",
+                    "fetched",
+                    now,
+                    seq + number,
+                    number,
+                )
                 for number in range(1, records + 1)
             ),
         )
