@@ -3,9 +3,11 @@
     catch up, one node after another → ask and wait, all at once → a failure: pause, and catch up again
 
 Whoever has nothing takes everything from the first node that answers, and learns with it how far that one has read
-the others: of those it then asks for the rest alone. Positions are kept in the catalog, in the transaction that merges
-the records, so that what is cut short goes on where it was. Pages are merged by short steps between which other
-writers have their turn. No bytes and no manifests are fetched: that is done when somebody asks for them.
+the others: of those it then asks for the rest alone. What was never read is copied in the order of its keys, then the
+feed is read from where it stood as the copy began. Positions are kept in the catalog, in the transaction that merges
+the records, so that what is cut short goes on where it was; the place of a copy is kept in memory, and a process that
+dies begins it again, passing over what it has. Pages are merged by short steps between which other writers have their
+turn. No bytes and no manifests are fetched: that is done when somebody asks for them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,11 +27,12 @@ from proxy.oci.names import Repository
 from proxy.store.catalog import Catalog
 from proxy.store.errors import StoreError
 from proxy.store.exchanged import AHEAD_SECONDS, Page
-from proxy.store.feed import read_cursors
+from proxy.store.feed import note, read_cursors
 from sync.records import Question, decode
 
 WAIT_SECONDS = 25.0
 GRACE_SECONDS = 10.0
+MOST_RESTARTS = 3
 LOOK_SECONDS = 30.0
 PAUSE_SECONDS = (0.5, 30.0)
 AGAIN_SECONDS = 900.0
@@ -43,6 +47,14 @@ class Changed(Protocol):
     """Wakes when `nodes` would say something else."""
 
     async def wait(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy under way: what to ask next, and the least `seq` that was refused in it."""
+
+    question: Question
+    refused_from: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +95,7 @@ class Exchange:
 
     nodes: the URLs of the other nodes, as they stand now. fetch: asks a node (by URL) for a path with its query, gives
     it so many seconds, and returns the body; raises RegistryError, OSError or TimeoutError.
-    State: the tasks of `run`, one standing per node, and who may catch up now.
+    State: the tasks of `run`, one standing per node, the copies that were cut short, and who may catch up now.
     """
 
     def __init__(
@@ -100,6 +112,7 @@ class Exchange:
         self._fetch = fetch
         self._emit = emit
         self._standings: dict[str, Standing] = {}
+        self._copies: dict[str, _Copy] = {}
         self._catching_up = asyncio.Lock()
 
     @property
@@ -125,6 +138,7 @@ class Exchange:
                 for node in tasks.keys() - wanted.keys():
                     tasks.pop(node).cancel()
                     self._standings.pop(node, None)
+                    self._copies.pop(node, None)
                 for node in wanted:
                     if node not in tasks:
                         self._standings[node] = Standing(None, asyncio.get_running_loop().time())
@@ -139,22 +153,41 @@ class Exchange:
 
         Raises what `fetch` does, StoreError, BadContent.
         """
-        position = await self._position(node, None)
-        self._refuse(node, 0)
+        copy = self._copies.get(node)
+        if copy is None:
+            self._refuse(node, 0)
+        position = await self._position(node, None) if copy is None else copy.question
         asked = asyncio.create_task(self._ask(node, position, 0.0))
+        restarts = 0
         try:
             while True:
                 page, repositories = await asked
-                position = replace(position, epoch=page.epoch, seq=page.next)
-                last = not page.more and not page.restart
+                question, position = position, position.after(page)
+                last = not page.more and not page.restart and page.copy is None
+                restarts += page.restart
+                if restarts > MOST_RESTARTS or (position == question and not last):
+                    raise BadContent(f"node {node} answers about its changes without coming to an end")
                 if not last:
                     asked = asyncio.create_task(self._ask(node, position, 0.0))
-                await self._take(node, page, repositories)
+                refused_from = await self._take(node, page, repositories)
+                if page.copy is not None:
+                    await self._copied(node, position, refused_from)
                 if last:
                     return replace(position, cursors=False)
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)
+
+    async def _copied(self, node: str, position: Question, refused_from: int | None) -> None:
+        """Keep the place of a copy or, where it is whole, note that all before the first refusal was taken over."""
+        known = self._copies.pop(node, None)
+        before = None if known is None else known.refused_from
+        refused = [seq for seq in (before, refused_from) if seq is not None]
+        if position.copy is not None:
+            self._copies[node] = _Copy(position, min(refused, default=None))
+            return
+        reached, now = min([position.seq, *(seq - 1 for seq in refused)]), time.time()
+        await self._catalog.write(lambda transaction: note(transaction, position.epoch, node, reached, now))
 
     async def _follow(self, node: str) -> None:
         failures = 0
@@ -164,24 +197,28 @@ class Exchange:
                     position = await self.catch_up(node)
                 failures = 0
                 await self._listen(node, position)
-                continue
             except Exception as error:
                 self._failed(node, error, first=failures == 0)
-            failures += 1
+                failures += 1
             least, most = PAUSE_SECONDS
             await asyncio.sleep(min(most, least * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0))
 
     async def _listen(self, node: str, position: Question) -> None:
-        """Ask and wait, until something failed or it is time to read again what was refused."""
+        """Ask and wait, until the node begins anew, something failed or what was refused is to be read again."""
         loop = asyncio.get_running_loop()
         again = loop.time() + AGAIN_SECONDS
         while not (self._standings[node].refused and loop.time() > again):
+            began = loop.time()
             page, repositories = await self._ask(node, position, WAIT_SECONDS)
+            if page.restart:
+                return
             if page.next > position.seq:
                 await self._take(node, page, repositories)
-            elif not page.restart:
+            else:
                 self._stand(node, 0)
-            position = replace(position, epoch=page.epoch, seq=page.next)
+            position = position.after(page)
+            if not page.records and loop.time() - began < PAUSE_SECONDS[0]:
+                await asyncio.sleep(PAUSE_SECONDS[0])  # it drains, and lets nobody wait
 
     async def _position(self, node: str, epoch: str | None) -> Question:
         """Return what to ask next: of what `epoch` is known to have been read or, None, what `node` was read of."""
@@ -204,14 +241,19 @@ class Exchange:
             known = await self._position(node, page.epoch)
             begin = known.seq if known.seq <= page.head and page.epoch != question.epoch else 0
             return Page(page.epoch, page.head, begin, restart=True), []
-        if page.epoch != question.epoch or page.next < question.seq:
+        if (page.copy is None) != (question.copy is None):
+            raise BadContent(f"node {node} answers something else than it was asked for")
+        if page.epoch != question.epoch or (page.copy is None and page.next < question.seq):
             raise BadContent(f"node {node} answers about another catalog, or position, than it was asked for")
         return page, repositories
 
-    async def _take(self, node: str, page: Page, repositories: Sequence[Repository]) -> None:
-        """Merge a page, step by step; one that says `restart` has nothing to merge."""
+    async def _take(self, node: str, page: Page, repositories: Sequence[Repository]) -> int | None:
+        """Merge a page, step by step; one that says `restart` has nothing to merge. Return the first seq refused."""
         if page.restart:
-            return
+            self._copies.pop(node, None)
+            self._refuse(node, 0)
+            return None
+        refused_from: int | None = None
         start = tags = memberships = pins = refused = 0
         before = self._standings[node].refused
         while True:
@@ -219,6 +261,8 @@ class Exchange:
             start = merged.done
             tags, memberships, pins = tags + merged.tags, memberships + merged.memberships, pins + merged.pins
             refused += merged.refused
+            if merged.refused_from is not None:
+                refused_from = min(merged.refused_from, refused_from or merged.refused_from)
             if start >= len(page.records):
                 break
         if refused:
@@ -234,6 +278,7 @@ class Exchange:
         if page.records:
             self._emit(RecordsMerged(tags, memberships, pins, refused))
         self._stand(node, page.head - page.next)
+        return refused_from
 
     def _refuse(self, node: str, refused: int) -> None:
         known = self._standings.get(node) or Standing(None, asyncio.get_running_loop().time())

@@ -6,14 +6,16 @@ A question that finds nothing new waits for the next change (`proxy/store/publis
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 
 from aiohttp import web
 
 from proxy.store.catalog import Catalog
+from proxy.store.copying import read_copy
 from proxy.store.errors import StoreError
 from proxy.store.exchanged import Page
 from proxy.store.feed import read_page
-from sync.records import JSON, MOST_RECORDS, MSGPACK, Question, encode
+from sync.records import JSON, MOST_COPIED, MOST_RECORDS, MSGPACK, Question, encode
 
 
 class Changes:
@@ -52,13 +54,14 @@ class Changes:
 
     async def _read(self, question: Question, media_type: str) -> tuple[bool, bytes]:
         def read(page: Page) -> tuple[bool, bytes]:
-            return bool(page.records or page.restart or page.cursors), encode(page, media_type)
+            return bool(page.records or page.restart or page.cursors or page.copy is not None), encode(page, media_type)
 
-        return await self._catalog.read(
-            lambda connection: read(
-                read_page(connection, question.epoch, question.seq, MOST_RECORDS, cursors=question.cursors)
-            )
-        )
+        def page(connection: sqlite3.Connection) -> Page:
+            if question.copy is not None:
+                return read_copy(connection, question.epoch, question.seq, question.copy, MOST_COPIED)
+            return read_page(connection, question.epoch, question.seq, MOST_RECORDS, cursors=question.cursors)
+
+        return await self._catalog.read(lambda connection: read(page(connection)))
 
     async def _wait(self, number: int, seconds: float) -> None:
         waits = {

@@ -100,7 +100,8 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `more`: there are further ones now. `restart`: the position that was asked for is none of this catalog; begin at 0,
     or where this epoch is known to have been read. cursors: of the other catalogs that this one has read (where asked
-    for, and only without `more`): whoever has all of this one has all of them up to there.
+    for, and only without `more`): whoever has all of this one has all of them up to there. copy: the records are none
+    of the feed but of a copy in the order of keys, which goes on there, or, empty, is whole (see `copying`).
     """
 
     epoch: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -111,6 +112,7 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
     repositories: list[tuple[_Text, _Text]] = []
     records: list[Change] = []
     cursors: list[Cursor] = []
+    copy: Annotated[str, msgspec.Meta(max_length=300)] | None = None
 
 
 def is_ahead(version: int, now: float) -> bool:

@@ -18,6 +18,8 @@ from proxy.store.records import Proof
 from proxy.store.writer import Transaction
 
 STEP_SECONDS = 0.006
+COPY_STEP_SECONDS = 0.012
+MOST_NAMED = 1000
 MOST_CURSORS = 256
 CURSOR_SECONDS = 90 * 86400.0
 
@@ -43,7 +45,7 @@ CHILDREN = "SELECT child FROM edge WHERE parent = ?"
 STATEMENTS = (TAGS, MEMBERSHIPS, PINS, KNOWN_TAG, KNOWN_MEMBERSHIP, KNOWN_PIN, CHILDREN)
 
 _CURSORS = "SELECT epoch, node, seq FROM cursor ORDER BY at DESC LIMIT ?"
-_POSITION = "SELECT (SELECT value FROM meta WHERE key = 'epoch'), (SELECT value FROM meta WHERE key = 'seq')"
+POSITION = "SELECT (SELECT value FROM meta WHERE key = 'epoch'), (SELECT value FROM meta WHERE key = 'seq')"
 _PUT_TAG = """
     INSERT INTO tag (repository, name, digest, media_type, size, version, origin, observed_at, checked_at, seq)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -77,8 +79,9 @@ class Merged:
     """What one step of a merge did.
 
     done: up to which of the page's records it came. tags, memberships, pins: how many changed something here. refused:
-    how many are of a clock that is ahead. The rest is void in the caches before the catalog: tags that were something
-    else, memberships that ended, and what those named. `moved`: answers given before may not be given again.
+    how many are of a clock that is ahead; refused_from: the least `seq` of those. The rest is void in the caches before
+    the catalog: tags that were something else, memberships that ended, and what those named; void_all: that is so much
+    that everything is. moved: answers given before may not be given again.
     """
 
     done: int
@@ -86,9 +89,11 @@ class Merged:
     memberships: int = 0
     pins: int = 0
     refused: int = 0
+    refused_from: int | None = None
     void_tags: list[tuple[Repository, str]] = field(default_factory=list)
     void_members: list[tuple[Repository, str]] = field(default_factory=list)
     void_named: list[tuple[Repository, str]] = field(default_factory=list)
+    void_all: bool = False
     moved: bool = False
 
 
@@ -100,14 +105,14 @@ def read_page(connection: sqlite3.Connection, epoch: str, since: int, limit: int
     """
     connection.execute("BEGIN")
     try:
-        own, head = connection.execute(_POSITION).fetchone()
+        own, head = connection.execute(POSITION).fetchone()
         if epoch != own or since > head:
             return Page(own, head, 0, restart=True)
         repositories: dict[tuple[str, str], int] = {}
         records: list[Change] = []
         full = False
         if since < head:
-            for statement, make in ((TAGS, TagChange), (MEMBERSHIPS, _membership), (PINS, _pin)):
+            for statement, make in ((TAGS, TagChange), (MEMBERSHIPS, membership_change), (PINS, pin_change)):
                 rows = connection.execute(statement, (since, limit)).fetchall()
                 full = full or len(rows) >= limit
                 for seq, upstream, path, *values in rows:
@@ -147,15 +152,17 @@ def merge(
 
     repositories: those of the page, checked. Times that are ahead of `now` are cut to it. A step with refused records
     notes nothing, and none may after it (`hold`): they are to be read again, as the clock that is wrong may be ours.
+    A page of a copy notes nothing either: see `note`.
     """
     merged = Merged(start)
-    until = perf_counter() + STEP_SECONDS
+    until = perf_counter() + (STEP_SECONDS if page.copy is None else COPY_STEP_SECONDS)
     greatest = 0
     for number in range(start, len(page.records)):
         record = page.records[number]
         merged.done = number + 1
         if is_ahead(record.version, now):
             merged.refused += 1
+            merged.refused_from = min(record.seq, merged.refused_from or record.seq)
             continue
         greatest = max(greatest, record.version)
         repository = repositories[record.at]
@@ -169,16 +176,20 @@ def merge(
         if number % 16 == 15 and perf_counter() > until:
             break
     transaction.learn(greatest)
-    if hold or merged.refused:
+    if hold or merged.refused or page.copy is not None:
         return merged
     whole = merged.done >= len(page.records)
-    reached = page.next if whole else page.records[merged.done - 1].seq
-    connection = transaction.connection
-    connection.execute("DELETE FROM cursor WHERE node = ? AND epoch <> ?", (node, page.epoch))
-    connection.execute(_PUT_CURSOR, (page.epoch, node, reached, now))
+    note(transaction, page.epoch, node, page.next if whole else page.records[merged.done - 1].seq, now)
     if whole and page.cursors:
         _learn_cursors(transaction, page.cursors, now)
     return merged
+
+
+def note(transaction: Transaction, epoch: str, node: str, seq: int, now: float) -> None:
+    """Note that up to `seq` all of the catalog `epoch`, which `node` has, was taken over."""
+    connection = transaction.connection
+    connection.execute("DELETE FROM cursor WHERE node = ? AND epoch <> ?", (node, epoch))
+    connection.execute(_PUT_CURSOR, (epoch, node, seq, now))
 
 
 def _learn_cursors(transaction: Transaction, cursors: Sequence[Cursor], now: float) -> None:
@@ -247,13 +258,13 @@ def _merge_pin(transaction: Transaction, repository: Repository, record: PinChan
     merged.pins += 1
 
 
-def _membership(
+def membership_change(
     seq: int, at: int, digest: str, version: int, removed: int, proof: str, proved_at: float
 ) -> MembershipChange:
     return MembershipChange(seq, at, digest, version, bool(removed), Proof(proof), proved_at)
 
 
-def _pin(seq: int, at: int, reference: str, version: int, removed: int, created: float) -> PinChange:
+def pin_change(seq: int, at: int, reference: str, version: int, removed: int, created: float) -> PinChange:
     return PinChange(seq, at, reference, version, bool(removed), created)
 
 

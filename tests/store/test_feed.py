@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.names import Repository, Tag
-from proxy.store import feed
+from proxy.store import copying, feed
 from proxy.store.catalog import Catalog, Proof
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
@@ -271,6 +271,15 @@ def test_the_feed_searches_by_index(tmp_path: Path, statement: str) -> None:
     plan = [
         row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["1"] * statement.count("?")).fetchall()
     ]
+    connection.close()
+    assert [step for step in plan if re.match(r"SCAN|USE TEMP", step)] == []
+
+
+@pytest.mark.parametrize("statement", copying.STATEMENTS)
+def test_a_copy_searches_by_index_and_sorts_nothing(tmp_path: Path, statement: str) -> None:
+    connection = connect(tmp_path / "catalog.sqlite")
+    about = {"key": "k", "repository": 1, "limit": 9}
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", about).fetchall()]
     connection.close()
     assert [step for step in plan if re.match(r"SCAN|USE TEMP", step)] == []
 

@@ -50,7 +50,7 @@ class Fleet(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory()
         self._catalogs: list[Catalog] = []
         self._losses = 0
-        self._patch = mock.patch.object(feed, "MOST_RECORDS", PAGE)
+        self._patch = mock.patch.multiple(feed, MOST_RECORDS=PAGE, MOST_COPIED=PAGE)
         self._patch.start()
 
     @initialize()

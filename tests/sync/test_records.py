@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.oci.errors import BadContent
 from proxy.oci.names import Repository
+from proxy.store.copying import BEGIN
 from proxy.store.exchanged import Cursor, MembershipChange, Page, PinChange, TagChange
 from proxy.store.records import Proof
 from sync.records import JSON, MOST_WAIT, PROTOCOL, Question, decode, encode
@@ -77,7 +78,12 @@ def test_any_bytes_are_refused_in_words(body: bytes) -> None:
 
 @given(
     st.builds(
-        Question, st.from_regex(r"[0-9a-f]{0,32}", fullmatch=True), st.integers(0, 1 << 60), st.just(2.5), st.booleans()
+        Question,
+        st.from_regex(r"[0-9a-f]{0,32}", fullmatch=True),
+        st.integers(0, 1 << 60),
+        st.just(2.5),
+        st.booleans(),
+        st.sampled_from([None, BEGIN, f"m:17:{DIGEST}", "t:3:v1.2_x-y"]),
     )
 )
 def test_a_question_is_read_as_it_was_asked(question: Question) -> None:
@@ -88,7 +94,9 @@ def test_nobody_waits_longer_than_the_most() -> None:
     assert Question.parse("since=e:1&wait=9999").wait == MOST_WAIT
 
 
-@pytest.mark.parametrize("query", ["since=e:x", "since=e:-1", "wait=nan", "wait=inf", "wait=-1", f"since=e:{1 << 70}"])
+@pytest.mark.parametrize(
+    "query", ["since=e:x", "since=e:-1", "wait=nan", "wait=inf", "wait=-1", f"since=e:{1 << 70}", "copy=x:1:a"]
+)
 def test_a_question_that_makes_no_sense_is_refused(query: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whichever
         Question.parse(query)
