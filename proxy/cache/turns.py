@@ -19,7 +19,7 @@ from proxy.store.claims import STALE_SECONDS, Claim
 from proxy.store.inotify import Change
 from proxy.store.store import Store
 
-NODE_SECONDS = 3.0
+NODE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
 

@@ -11,9 +11,11 @@ import pytest
 from metrics.events import ignore
 from proxy.cache.near import Flight
 from proxy.cache.once import Background
+from proxy.cache.readthrough import ANSWER_SECONDS
+from proxy.cache.turns import NODE_SECONDS
 from proxy.fleet import flight as module
 from proxy.fleet.address import parse
-from proxy.fleet.fleet import SharedFleet
+from proxy.fleet.fleet import TAG_TURNS, SharedFleet
 from proxy.fleet.holders import Holders
 from proxy.fleet.leases import Lease, Leases
 from proxy.fleet.link import Link, open_link, prefix_of
@@ -120,6 +122,11 @@ async def test_a_leader_that_fails_and_is_alive_is_not_robbed_and_not_asked_for_
             assert isinstance((await given(flight))[1], GatewayTimeout)
         assert await flight.next() is None
         assert await Leases(link, DEAD).look(KEY) == lease
+
+
+def test_a_leader_that_stands_still_over_a_manifest_leaves_time_to_ask_the_upstream() -> None:  # P26
+    assert module.FRUITLESS * NODE_SECONDS <= ANSWER_SECONDS - 2
+    assert TAG_TURNS * NODE_SECONDS <= ANSWER_SECONDS - 2
 
 
 async def test_a_leader_that_does_not_believe_this_node_keeps_its_lease(link: Link, node: Node) -> None:
