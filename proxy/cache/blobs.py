@@ -16,7 +16,7 @@ from proxy.cache.relay import Oversized, relay
 from proxy.cache.sources import Upstreams
 from proxy.oci.descriptor import OCTET_STREAM, Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BlobUnknown, GatewayTimeout, RegistryError, Unavailable
+from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, RegistryError, Unavailable
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
@@ -110,7 +110,7 @@ class Blobs:
         """Open the blob for another node, which judges itself who may read it; `held`: only if it is stored.
 
         A fill is joined, or begun, that waits for no node. Raises BlobUnknown, RangeNotSatisfiable, GatewayTimeout,
-        Transient.
+        BadContent where bytes before `span` may have been wrong, Transient.
         """
         for _ in range(ROUNDS):
             record = await self._store.catalog.blob(digest)
@@ -122,7 +122,7 @@ class Blobs:
             if held:
                 raise BlobUnknown(f"{digest} is not stored by this node")
             if span is not None and span.first != 0 and self._flights.suspect(digest):
-                raise Unavailable(f"bytes of {digest} were wrong a moment ago; fetch it from the start")
+                raise BadContent(f"bytes of {digest} were wrong a moment ago; fetch it from the start")
             fill = self._flights.running(digest)
             if fill is None:
                 expected = await self._store.catalog.expected_size(digest)

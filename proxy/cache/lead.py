@@ -21,7 +21,7 @@ from proxy.cache.generation import Generation
 from proxy.cache.near import Fleet
 from proxy.cache.plan import Candidate, releasable
 from proxy.cache.progress import Verdict
-from proxy.cache.supply import Delivery, SizeConflict, Supply, Witness
+from proxy.cache.supply import Delivery, SizeConflict, Supply, Withdrawn, Witness
 from proxy.cache.writer import SpoolWriter
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RegistryError, Unavailable
@@ -218,6 +218,9 @@ class Lead:
             except SizeConflict:
                 self.supply.roster.mismatches += 1
                 self.supply.doubt_near()
+                return False
+            except Withdrawn:
+                self.supply.roster.mismatches += 1
                 return False
             attempt.delivery = None
             if progress.size is None:

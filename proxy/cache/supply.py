@@ -51,6 +51,10 @@ class SizeConflict(BadContent):
     """Two sources of one digest give different sizes: what one of them gave so far cannot be believed."""
 
 
+class Withdrawn(BadContent):
+    """Somebody near, whose bytes are among those so far, says now that they were wrong."""
+
+
 class Delivery:
     """An open stream and who gives it: `near`, or a source. `broken` is set when it ended before the blob did."""
 
@@ -110,6 +114,7 @@ class Supply:
         self.tell_borrowed: Callable[[bool], object] = bool
         self._owner = owner
         self._near: dict[str, Candidate] = {}
+        self._gave: set[Candidate] = set()
         self._changed = changed
         self._witness = witness
 
@@ -123,8 +128,10 @@ class Supply:
     async def open(self, offset: int, known: int | None) -> Delivery:
         """Open the blob at `offset` from whoever is near, else from the best candidate.
 
-        `known` is the size that another source gave. Raises the error to give up with.
+        `known` is the size that another source gave. Raises the error to give up with; SizeConflict, Withdrawn.
         """
+        if offset == 0:
+            self._gave.clear()
         while True:
             near = await self._ask_near(offset, known)
             if near is not None:
@@ -170,6 +177,8 @@ class Supply:
         if delivery.broken is None:
             return
         if delivery.near is not None:
+            if delivery.got:
+                self._gave.add(delivery.candidate)
             if self.flight is not None:
                 self.flight.failed(delivery.near, delivery.broken, delivery.got)
         elif self.flight is None or not self.flight.lost:  # else the source was left, and has not failed
@@ -196,6 +205,8 @@ class Supply:
                 if isinstance(error, RangeNotSatisfiable) and error.size == offset and self.proven:
                     return Delivery(Ended(self.digest, offset), candidate, source)
                 self.flight.failed(source, error, 0)
+                if isinstance(error, BadContent) and candidate in self._gave:
+                    raise Withdrawn(f"what {source.name} gave of {self.digest} so far is wrong") from error
         return None
 
     def doubt_near(self) -> None:

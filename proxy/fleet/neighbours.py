@@ -106,6 +106,8 @@ class Answer:
             return NotFound(message)
         if self.status == 416 and self.says.size is not None:
             return RangeNotSatisfiable(message, size=self.says.size)
+        if self.status == 502:
+            return BadContent(message)  # what it gave of this, if anything, was wrong
         return GatewayTimeout(message) if self.status == 504 else Unavailable(message)
 
     def close(self) -> None:
@@ -155,7 +157,7 @@ class Neighbours:
         Raises:
             NotFound: 404. RangeNotSatisfiable: 416. GatewayTimeout: 504.
             Unavailable: any other answer, or none; no neighbour lives at `url`.
-            BadContent: no node of this fleet gave the answer.
+            BadContent: no node of this fleet gave the answer; or 502, what the node had of it is wrong.
         """
         began = time.monotonic()
         outcome = "failed"

@@ -18,6 +18,7 @@ from proxy.memory import MemoryBlob, MemorySource
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.errors import (
+    BadContent,
     BlobUnknown,
     Denied,
     GatewayTimeout,
@@ -80,6 +81,7 @@ class Near:
     opening: asyncio.Event = field(default_factory=asyncio.Event)
     peer: ReadThrough | None = None
     pause: asyncio.Event | None = None
+    withdraws: bool = False
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
         self.asked.append(f"{digest} {span or ''}".strip())
@@ -90,6 +92,8 @@ class Near:
         if digest not in self.blobs:
             raise BlobUnknown("not here")
         start = span.first or 0 if span else 0
+        if start and self.withdraws:
+            raise BadContent("it was wrong")
         if start >= len(self.blobs[digest]):
             raise RangeNotSatisfiable("too far", size=len(self.blobs[digest]))
         return Stream(self, digest, self.blobs[digest], start)
@@ -295,6 +299,20 @@ async def test_wrong_bytes_of_a_neighbour_are_never_served_whole_and_not_asked_f
         assert await here.get() == DATA
 
 
+async def test_what_a_leader_says_was_wrong_is_fetched_from_the_start_and_stitched_to_nothing(
+    tmp_path: Path,
+) -> None:  # P28, P38
+    near = Near(blobs={DIGEST: b"x" * len(DATA)}, ends=2 * MIB, withdraws=True)
+    async with node(tmp_path, Fleet(near, near)) as here:
+        with pytest.raises(BadContent):
+            await here.get()
+        with pytest.raises(Unavailable, match="from the start"):
+            await here.cache.open_blob(ALPINE, DIGEST, ByteRange(2 * MIB, None))
+        await here.cache.idle()
+        assert here.upstream.opened == 1
+        assert await here.get() == DATA
+
+
 async def test_a_bucket_with_an_object_of_another_size_is_left_alone(tmp_path: Path) -> None:
     near = Near("bucket", False, blobs={DIGEST: DATA[: 2 * MIB]})
     async with node(tmp_path, Fleet(near)) as here:
@@ -357,6 +375,13 @@ async def test_another_node_joins_a_fill_from_the_upstream_and_hears_what_is_pro
         other = await here.cache.node_blob(BUSYBOX, DIGEST, None, held=True)
         assert not other.proven
         await other.stream.aclose()
+
+
+async def test_another_node_hears_that_what_it_was_given_is_wrong(tmp_path: Path) -> None:  # P28
+    async with node(tmp_path, Fleet()) as here:
+        here.store.suspect(DIGEST, 60)
+        with pytest.raises(BadContent, match="from the start"):
+            await here.cache.node_blob(ALPINE, DIGEST, ByteRange(MIB, None), held=False)
 
 
 async def test_what_is_only_held_starts_nothing(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ async def test_an_empty_blob_is_one(pair: tuple[Node, Asker]) -> None:  # P6
     [
         (GatewayTimeout("a node leads"), GatewayTimeout, "refused"),
         (Unavailable("the upstream fails"), Unavailable, "refused"),
-        (BadContent("wrong bytes"), Unavailable, "refused"),
+        (BadContent("wrong bytes"), BadContent, "refused"),
         (BlobUnknown("gone"), BlobUnknown, "missing"),
     ],
 )
