@@ -139,9 +139,7 @@ class Fleet(Protocol):
         """Enter the download of a digest; one at a time in this node. `for_node`: a node waits for it (see `next`)."""
         ...
 
-    def tag_flight(
-        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
-    ) -> AbstractAsyncContextManager[TagFlight]:
+    def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AbstractAsyncContextManager[TagFlight]:
         """Enter the question where a tag points. Returns when another node's question has ended, or it is ours to ask.
 
         What others were told more than `max_age` seconds ago is not given.
@@ -198,9 +196,7 @@ class Alone:
         yield Solitary()
 
     @asynccontextmanager
-    async def tag_flight(
-        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
-    ) -> AsyncIterator[Solitary]:
+    async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[Solitary]:
         yield Solitary()
 
     async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> NotFound | None:

@@ -85,9 +85,7 @@ class SharedFleet:
             flight.leave()
 
     @asynccontextmanager
-    async def tag_flight(
-        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
-    ) -> AsyncIterator[TagFlight]:
+    async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[TagFlight]:
         """See `near.Fleet`. Who asks for what is newer than anything (`max_age` 0) waits for nobody."""
         question, lease = TagQuestion(), None
         if self._leases is not None and self._neighbours is not None:

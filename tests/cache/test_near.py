@@ -162,9 +162,7 @@ class Fleet(Alone):
         yield Flight(self)
 
     @asynccontextmanager
-    async def tag_flight(
-        self, repository: Repository, tag: Tag, max_age: float, *, for_node: bool = False
-    ) -> AsyncIterator[Question]:
+    async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[Question]:
         yield Question(self, max_age)
 
     async def missing(self, *_: object) -> NotFound | None:
