@@ -155,7 +155,9 @@ class Manifests:
                 manifest = await source.manifest(repository, digest)
                 if not manifest.proven:
                     await self._membership.vouch(repository, digest, manifest.anonymous, manifest=True)
-                if not manifest.servable:
+                if flight.following:  # who leads has just had it from the upstream, or has looked after its blobs
+                    self._upstreams.heard(repository.upstream, 0.0)
+                elif not manifest.servable:
                     await self._require_blobs(repository, digest)
             except RegistryError as error:
                 flight.failed(source, error, 0)

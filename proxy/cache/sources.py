@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import TypeVar
@@ -29,11 +30,18 @@ class Upstreams:
         self._sources = sources
         self._reachable = reachable
         self._failed: dict[str, float] = {}
+        self._heard: dict[str, float] = {}
         self.offline = offline
 
     def reachable(self, upstream: str) -> bool:
         """Tell whether asking `upstream` has a chance now."""
-        return not self.offline and self._reachable(upstream)
+        if self.offline:
+            return False
+        return self._reachable(upstream) or monotonic() - self._heard.get(upstream, -math.inf) <= REACHED_SECONDS
+
+    def heard(self, upstream: str, age: float) -> None:
+        """Note that `upstream` answered another node of the fleet `age` seconds ago."""
+        self._heard[upstream] = max(self._heard.get(upstream, -math.inf), monotonic() - age)
 
     def of(self, repository: Repository) -> Sequence[Source]:
         """Return whom to ask. Raises NameUnknown for an unknown upstream, Unavailable when offline."""

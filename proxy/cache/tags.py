@@ -208,6 +208,7 @@ class Tags:
         if said is not None and said.found is None:
             raise ManifestUnknown(said.message)
         if said is not None and said.found is not None:
+            self._upstreams.heard(repository.upstream, said.age)
             return said.found, self._now() - said.age
         policy = self._policy(repository.upstream)
         try:

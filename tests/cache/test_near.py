@@ -480,3 +480,10 @@ async def test_a_404_that_another_node_heard_is_believed(tmp_path: Path) -> None
             await here.get()
         fleet.told = None
         assert await here.get() == DATA
+
+
+async def test_a_manifest_that_the_leader_has_just_fetched_needs_no_question_about_its_blobs(tmp_path: Path) -> None:
+    near = Near(manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, proven=True, servable=False)})
+    async with node(tmp_path, Fleet(near, leads=True), reachable=False) as here:
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).outcome == "miss"
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).outcome == "hit"  # the upstream was heard elsewhere
