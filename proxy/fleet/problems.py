@@ -7,6 +7,10 @@ from redis import exceptions as errors
 from proxy.fleet.address import RedisAddress
 
 _LONGEST = 200
+_RIGHTS = (
+    "the user of `redis` may not do what is needed: allow it EVAL, EVALSHA, PING and reads and writes of keys that"
+    " begin with entrepot:, as docs/fleet.md lists them"
+)
 _BY_KIND: tuple[tuple[type[Exception], str], ...] = (
     (errors.BusyLoadingError, "it loads its data and answers when it has"),
     (
@@ -19,8 +23,7 @@ _BY_KIND: tuple[tuple[type[Exception], str], ...] = (
     ),
     (
         errors.NoPermissionError,
-        "the user of `redis` may not do what is needed: allow it EVAL, EVALSHA, PING and reads and writes of keys that "
-        "begin with entrepot:",
+        _RIGHTS,
     ),
     (
         errors.ReadOnlyError,
@@ -36,6 +39,8 @@ _BY_KIND: tuple[tuple[type[Exception], str], ...] = (
 _BY_TEXT: tuple[tuple[str, str], ...] = (
     ("No master found", "the Sentinels know no primary that answers by that name"),
     ("MISCONF", "it refuses writes since it cannot save to disk: see its log"),
+    ("can't run this command", _RIGHTS),
+    ("can't access at least one of the keys", _RIGHTS),
     ("NOREPLICAS", "it refuses writes since too few replicas follow it"),
     ("DENIED", "it is in protected mode: give it a password, or bind it to a private address"),
     ("max number of clients", "it has as many clients as it takes: raise its maxclients"),

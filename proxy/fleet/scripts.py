@@ -28,5 +28,26 @@ class Script:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-PROBE = Script("probe", "return redis.call('SET', KEYS[1], ARGV[1], 'PX', 10000)")
-"""Asks for all that the fleet needs of Redis: it runs scripts and takes writes."""
+PROBE = Script(
+    "probe",
+    """
+local key = KEYS[1]
+redis.call('TIME')
+redis.call('DEL', key)
+redis.call('ZADD', key, 1, 'x')
+redis.call('PEXPIRE', key, 10000)
+redis.call('ZREVRANGEBYSCORE', key, '+inf', 0)
+redis.call('ZREMRANGEBYSCORE', key, '-inf', 0)
+redis.call('ZREMRANGEBYRANK', key, 0, -9)
+redis.call('ZREM', key, 'x')
+redis.call('HSET', key, 'x', 'x')
+redis.call('PEXPIRE', key, 10000)
+redis.call('HGET', key, 'x')
+redis.call('HGETALL', key)
+redis.call('HDEL', key, 'x')
+redis.call('SET', key, ARGV[1], 'PX', 10000)
+redis.call('PTTL', key)
+return redis.call('GET', key)
+""",
+)
+"""Asks for all that the fleet needs of Redis: it runs scripts, takes writes, and allows every command of the others."""

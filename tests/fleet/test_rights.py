@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from entrepot.doctor.fleet import look_at_fleet
-from metrics.events import ignore
+from metrics.events import Event, RedisHealth, RedisRefused, ignore
 from proxy.fleet.address import parse
 from proxy.fleet.answers import Answers
 from proxy.fleet.hosts import Hosts
 from proxy.fleet.leases import Leases
-from proxy.fleet.link import Link, open_link, prefix_of
+from proxy.fleet.link import Link, LinkDown, open_link, prefix_of
 from proxy.fleet.nodes import NodeInfo, Nodes
 from proxy.fleet.protocol import PROTOCOL
+from proxy.fleet.scripts import PROBE
 from proxy.oci.names import Repository, Tag
 from tests.doctor.test_sharing import config_at
 from tests.support.redis import RedisServer
@@ -74,6 +75,29 @@ async def test_the_documented_rights_are_enough(redis_server: RedisServer, monke
             client.acl_deluser("entrepot")
     assert (seen.redis.failure, seen.redis.version) == ("", "")
     assert refused <= {"info"}, "the page lacks a right"
+
+
+async def test_a_right_that_lacks_is_told_once_and_for_as_long_as_it_lacks(redis_server: RedisServer) -> None:
+    events: list[Event] = []
+    with contextlib.closing(redis_server.client()) as client:
+        client.execute_command(*documented(), "-zadd")
+        try:
+            url = f"redis://entrepot:hidden@{redis_server.address}/0"
+            async with open_link(parse(url), events.append, prefix=prefix_of("eu")) as link, asyncio.timeout(5):
+                leases = Leases(link, ME)
+                while sum(isinstance(event, RedisRefused) for event in events) < 30:
+                    with contextlib.suppress(LinkDown):
+                        await leases.hold(["key"])
+                    await asyncio.sleep(0.05)
+                assert "docs/fleet.md" in (link.problem or "")
+        finally:
+            client.acl_deluser("entrepot")
+    assert [event.up for event in events if isinstance(event, RedisHealth)] == [False]
+
+
+def test_the_probe_of_the_link_asks_for_every_right_that_the_scripts_need() -> None:
+    scripts = "".join(path.read_text() for path in (ROOT / "proxy/fleet").glob("*.py"))
+    assert set(re.findall(r"redis\.call\('(\w+)'", scripts)) == set(re.findall(r"redis\.call\('(\w+)'", PROBE.text))
 
 
 def test_what_the_scripts_call_is_allowed_and_nothing_else_is() -> None:
