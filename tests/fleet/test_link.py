@@ -16,7 +16,7 @@ import pytest
 from metrics.events import Event, RedisCall, RedisHealth, RedisRefused
 from proxy.fleet.address import parse
 from proxy.fleet.leases import Leases
-from proxy.fleet.link import Link, LinkDown, open_link, prefix_of
+from proxy.fleet.link import WAITING_MOST, Link, LinkDown, open_link, prefix_of
 from proxy.fleet.scripts import Script
 from tests.support.processes import free_port
 from tests.support.redis import RedisServer, cluster, sentinels, valkey
@@ -110,13 +110,14 @@ async def test_no_pull_waits_long_for_a_redis_that_answers_every_call_slowly_and
 ) -> None:
     async with far_away(redis_server) as (url, set_late), linked(url) as link:
         assert await link.run(ECHO, ["k"], ["x"]) == b"x"
-        set_late(0.08)
-        began = time.monotonic()
-        for _ in range(10):  # what one pull may ask, one after the other
+        set_late(0.065)
+        answered = 0
+        while link.up:  # as a pull asks, one after the other
             with contextlib.suppress(LinkDown):
                 await link.run(ECHO, ["k"], ["x"])
-        assert time.monotonic() - began < MOST_SECONDS
-        assert "longer than 50 ms" in (link.problem or "")
+                answered += 1
+            assert answered < 50, "2, where the machine has nothing else to do"
+        await until(lambda: "longer than 50 ms" in (link.problem or ""), 5)
         set_late(0.0)
         await until(lambda: link.up)
         assert await link.run(ECHO, ["k"], ["x"]) == b"x"
@@ -186,10 +187,11 @@ async def test_ten_thousand_calls_at_once_neither_open_the_breaker_nor_wait_with
         for many, fewest in ((500, 100), (10_000, 0)):
             began = time.monotonic()
             said = await asyncio.gather(*(link.run(ECHO, ["k"], ["x"]) for _ in range(many)), return_exceptions=True)
-            assert time.monotonic() - began < 2.0
+            assert time.monotonic() - began < 4.0
             assert link.up
             assert {type(one) for one in said if isinstance(one, Exception)} <= {LinkDown}
             assert sum(one == b"x" for one in said) >= fewest
+            assert any("wait already" in str(one) for one in said) is (many > WAITING_MOST)
         assert await link.run(ECHO, ["k"], ["y"]) == b"y"
 
 
