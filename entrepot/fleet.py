@@ -116,7 +116,7 @@ async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncI
     """
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
-        if role != "worker":
+        if role == "node":  # a command that was not told of the store must not have its queue forgotten
             await store.catalog.aim(None if config.store is None else _named(config.store))
         if config.redis is None and config.store is None:
             yield Joined()

@@ -31,6 +31,10 @@ IDLE_SECONDS = 2.0
 TROUBLE_SECONDS = 10.0
 READ = 1 << 20
 LONGEST = 300.0
+PAUSE = 30.0
+"""At most for so long nothing is begun while whatever is uploaded fails."""
+TELL_SHARE = 0.01
+"""Of the time spent in counting a queue, which takes 0.1 s where it has a million rows."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,17 +60,23 @@ class Uploader:
         self._clock = clock
         self._random = random or Random()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._told_at = float("-inf")
+        self._tell_at = float("-inf")
+        self._failures = 0
+        self._go_on_at = float("-inf")
 
     async def run(self) -> None:
         """Upload what is queued, for as long as it is not cancelled. The catalog must aim at the bucket (`aim`)."""
-        self._bucket.when_back(self._catalog.queued.set)
+        self._bucket.when_back(self._back)
         while True:
             try:
                 await self._work_off()
             except* StoreError as errors:
                 _log.error("the queue of uploads cannot be read or written now: %s", errors.exceptions[0])
             await asyncio.sleep(TROUBLE_SECONDS)
+
+    def _back(self) -> None:
+        self._failures, self._go_on_at = 0, float("-inf")
+        self._catalog.queued.set()
 
     async def _work_off(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -82,7 +92,8 @@ class Uploader:
             self._catalog.queued.set()
 
     async def _start_due(self, tasks: asyncio.TaskGroup) -> None:
-        if self._bucket.failing is not None or len(self._running) >= AT_ONCE:
+        full = len(self._running) >= AT_ONCE
+        if full or self._bucket.failing is not None or time.monotonic() < self._go_on_at:
             return
         most = AT_ONCE + len(self._running)
         jobs = await self._catalog.read(lambda connection: uploading.due(connection, self._clock(), most))
@@ -108,24 +119,36 @@ class Uploader:
             return
 
     async def _tell(self) -> None:
-        if time.monotonic() - self._told_at < IDLE_SECONDS / 2:
+        begun = time.monotonic()
+        if begun < self._tell_at:
             return
-        self._told_at = time.monotonic()
         self._emit(UploadsQueued(*await self._catalog.read(lambda found: uploading.backlog(found, self._clock()))))
+        ended = time.monotonic()
+        self._tell_at = ended + max(IDLE_SECONDS / 2, (ended - begun) / TELL_SHARE)
 
     async def _work(self, job: Job) -> None:
         try:
             settle = await self._upload(job)
+            self._failures = 0
         except BadContent as error:
             _log.error("%s; it is not uploaded: `entrepot verify` sets it aside, and it is fetched again", error)
             settle = partial(uploading.gave_up, digest=job.digest)
-        except (RegistryError, OSError) as error:
-            _log.warning("%s could not be uploaded, which is tried again: %s", job.digest, error)
-            seconds = min(LONGEST, 2.0 ** min(job.tries, 10)) * self._random.uniform(0.5, 1.0)
-            # Where it fails altogether nothing is begun before it is back.
-            later = self._clock() + (0.0 if self._bucket.failing else seconds)
-            settle = partial(uploading.failed, digest=job.digest, until=later)
+        except Exception as error:
+            settle = partial(uploading.failed, digest=job.digest, until=self._failed(job, error))
         await self._catalog.write(settle)
+
+    def _failed(self, job: Job, error: Exception) -> float:
+        """Tell of a failure; return when that blob is to be tried again, in unix time."""
+        if isinstance(error, RegistryError | OSError):
+            _log.warning("%s could not be uploaded, which is tried again: %s", job.digest, error)
+        else:
+            _log.error("%s could not be uploaded, which is tried again", job.digest, exc_info=error)
+        self._failures += 1
+        if self._failures >= AT_ONCE:
+            self._go_on_at = time.monotonic() + min(PAUSE, 0.5 * 2.0 ** min(self._failures - AT_ONCE, 10))
+        if self._bucket.failing:  # altogether: nothing is begun before it is back
+            return self._clock()
+        return self._clock() + min(LONGEST, 2.0 ** min(job.tries, 10)) * self._random.uniform(0.5, 1.0)
 
     async def _upload(self, job: Job) -> Callable[[Transaction], None]:
         """Upload a blob if that is to be, and return what is to be written in the queue then."""
@@ -139,7 +162,8 @@ class Uploader:
             return partial(uploading.dropped, digest=digest)
         try:
             there = await self._bucket.look(digest)
-            if wants_upload(job, there, now, self._grace):
+            # Wrong bytes of it were met a moment ago, which may have been those of the bucket: it is put again.
+            if self._store.suspected(digest) or wants_upload(job, there, now, self._grace):
                 public = job.public or (there is not None and there.public)
                 await self._bucket.put(digest, checked(file), size=file.size, media_type=job.media_type, public=public)
         finally:

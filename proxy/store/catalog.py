@@ -137,7 +137,15 @@ class Catalog(Reading):
         """Record that the repository contains the digest. The first proof stays."""
         if not await self.has_membership(repository, digest):
             now = time.time()
-            await self._writer.write(lambda transaction: changes.prove(transaction, repository, digest, proof, now))
+
+            def operation(transaction: Transaction) -> None:
+                # What was removed is wanted again: a collector that has not heard of it may find the object too old.
+                renew = uploading.is_buried(transaction, digest) and closure.is_present(transaction, digest)
+                changes.prove(transaction, repository, digest, proof, now)
+                if renew and uploading.recorded(transaction, digest, now, wanted=True, held=False):
+                    transaction.on_commit(self.queued.set)
+
+            await self._writer.write(operation)
 
     def touch(self, digest: Digest) -> None:
         """Note that a blob was used now; written with the next batch."""
@@ -162,7 +170,7 @@ class Catalog(Reading):
         imported = membership is not None and membership[1] is Proof.IMPORTED
 
         def operation(transaction: Transaction) -> None:
-            wanted = uploading.wants(transaction, digest, public=public, shared=shared)
+            wanted = uploading.wants(transaction, digest, public=public, shared=shared, imported=imported)
             closure.record_blob(
                 transaction, digest, size=size, parsed=parsed, public=public, now=now, changed=self._forget_blobs
             )

@@ -38,9 +38,9 @@ DUE = f"""
     WHERE next_at <= ? ORDER BY next_at LIMIT ?
 """
 BACKLOG = "SELECT count(*), min(since) FROM upload WHERE next_at <= ? OR tries > 0"
-_WAKE = """
-    UPDATE upload SET next_at = :now WHERE next_at > :now AND tries = 0
-        AND EXISTS (SELECT 1 FROM edge WHERE parent = upload.digest AND child = :digest)
+WAKE = """
+    UPDATE upload SET next_at = :now WHERE +next_at > :now AND tries = 0
+        AND digest IN (SELECT parent FROM edge WHERE child = :digest)
 """
 _QUEUE = """
     INSERT INTO upload (digest, since, next_at, held) VALUES (:digest, :now, :now, :held)
@@ -98,17 +98,23 @@ def queue_some(transaction: Transaction, now: float) -> bool:
     return True
 
 
-def wants(transaction: Transaction, digest: Digest, *, public: bool, shared: bool) -> bool:
+def wants(transaction: Transaction, digest: Digest, *, public: bool, shared: bool, imported: bool) -> bool:
     """Tell, before a blob is recorded, whether the bucket is to be given it: it is new here, or newly public.
 
     shared: it came from the bucket or from a node, which sees to it. What somebody removed is wanted all the same, so
-    that the object is renewed before a collector takes it.
+    that the object is renewed before a collector takes it; and what is imported, as nobody else may have it.
     """
-    connection = transaction.connection
-    row = connection.execute(KNOWN, (digest,)).fetchone()
+    if imported or is_buried(transaction, digest):
+        return True
+    row = transaction.connection.execute(KNOWN, (digest,)).fetchone()
     if row is not None and row[0] and not (public and not row[1]):
         return False
-    return not shared or connection.execute(BURIED, (digest,)).fetchone() is not None
+    return not shared
+
+
+def is_buried(transaction: Transaction, digest: Digest) -> bool:
+    """Tell whether somebody removed it from a repository: a collector may be about to take it."""
+    return transaction.connection.execute(BURIED, (digest,)).fetchone() is not None
 
 
 def recorded(transaction: Transaction, digest: Digest, now: float, *, wanted: bool, held: bool) -> bool:
@@ -119,7 +125,7 @@ def recorded(transaction: Transaction, digest: Digest, now: float, *, wanted: bo
     connection = transaction.connection
     if connection.execute(AIMED).fetchone() is None:
         return False
-    woken = connection.execute(_WAKE, {"digest": digest, "now": now}).rowcount
+    woken = connection.execute(WAKE, {"digest": digest, "now": now}).rowcount
     if wanted:
         connection.execute(_QUEUE, {"digest": digest, "now": now, "held": held})
     return wanted or woken > 0
@@ -152,7 +158,7 @@ def finished(transaction: Transaction, digest: Digest, now: float, *, public: bo
         "AND NOT EXISTS (SELECT 1 FROM blob WHERE digest = :digest AND public > :public)",
         {"digest": digest, "public": public},
     )
-    transaction.connection.execute(_WAKE, {"digest": digest, "now": now})
+    transaction.connection.execute(WAKE, {"digest": digest, "now": now})
 
 
 def dropped(transaction: Transaction, digest: Digest) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -16,10 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entrepot.config import Config
+from entrepot.fleet import Role, joined
 from metrics.events import BucketTransferred, Event, UploadsQueued, ignore
 from proxy.bucket.objects import Bucket, Object, open_bucket
 from proxy.bucket.uploads import Uploader, wants_upload
 from proxy.oci.digest import Digest
+from proxy.oci.errors import Unavailable
 from proxy.oci.manifests import parse_manifest
 from proxy.oci.names import Repository
 from proxy.store import uploading
@@ -65,6 +69,10 @@ def image(config: bytes, *layers: bytes) -> dict[str, object]:
 def index(*manifests: tuple[str, int]) -> dict[str, object]:
     listed = [{"mediaType": IMAGE, "digest": digest, "size": size} for digest, size in manifests]
     return {"mediaType": INDEX, "manifests": listed}
+
+
+async def one(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 async def waiting(store: Store) -> set[str]:
@@ -162,6 +170,102 @@ async def test_what_was_imported_is_not_evicted_before_it_is_uploaded(store: Sto
     async with uploading_to(store, bucket):
         await drained(store)
     assert [digest for digest, _ in (await store.evict(Order("gc"))).moved] == [imported]
+
+
+async def test_what_is_imported_is_held_also_where_it_was_here_before(store: Store) -> None:
+    await store.catalog.aim(AIM)
+    waits, uploaded = await keep(store, b"waits"), await keep(store, b"uploaded")
+    await store.catalog.write(lambda transaction: uploading.gave_up(transaction, uploaded))
+    for digest, size in ((waits, 5), (uploaded, 8)):
+        await store.catalog.store_blob(digest, size=size, parsed=None, public=False, membership=(HERE, Proof.IMPORTED))
+    assert await waiting(store) == {waits, uploaded}
+    assert not (await store.evict(Order("gc"))).moved
+
+
+async def test_what_was_removed_and_is_proven_anew_is_renewed_in_the_bucket(store: Store) -> None:
+    await store.catalog.aim(AIM)
+    digest = await keep(store, b"layer")
+    await store.catalog.write(lambda transaction: uploading.gave_up(transaction, digest))
+    await store.catalog.prove(Repository("ghcr.io", "another"), digest, Proof.HEAD)
+    assert await waiting(store) == set()
+    await store.catalog.remove(HERE, digest)
+    await store.catalog.prove(HERE, digest, Proof.HEAD)
+    assert await waiting(store) == {digest}
+
+
+@pytest.mark.parametrize("role", ["worker", "command"])
+async def test_only_a_node_says_which_store_the_queue_is_for(tmp_path: Path, store: Store, role: Role) -> None:
+    await store.catalog.aim(AIM)
+    digest = await keep(store, b"imported", proof=Proof.IMPORTED)
+    config = Config(data=tmp_path / "data", upstreams=())
+    async with joined(config, store, ignore, role):
+        assert await waiting(store) == {digest}
+    async with joined(config, store, ignore, "node"):
+        assert await waiting(store) == set()
+
+
+async def test_what_was_wrong_a_moment_ago_is_put_again(store: Store, bucket: Bucket) -> None:  # P38
+    await store.catalog.aim(AIM)
+    digest = await keep(store, b"layer")
+    await bucket.put(digest, one(b"other"), size=5, media_type=None, public=False)
+    store.suspect(digest, 60)
+    async with uploading_to(store, bucket):
+        await drained(store)
+    found = await bucket.read(digest, 100)
+    assert found is not None
+    assert found[0] == b"layer"
+
+
+async def test_an_upload_that_fails_as_nobody_foresaw_ends_no_other(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.catalog.aim(AIM)
+    bad, good = await keep(store, b"bad"), await keep(store, b"good")
+    look = bucket.look
+
+    async def broken(digest: Digest) -> Object | None:
+        if digest == bad:
+            raise RuntimeError("who knows")
+        return await look(digest)
+
+    monkeypatch.setattr(bucket, "look", broken)
+    async with uploading_to(store, bucket):
+        await drained(store, left=1)
+    assert await waiting(store) == {bad}
+    monkeypatch.undo()
+    assert await has(bucket, good) == [True]
+
+
+async def test_a_long_queue_is_not_run_through_while_all_of_it_fails(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.catalog.aim(AIM)
+    for number in range(30):
+        await keep(store, bytes([number]))
+    tried: list[Digest] = []
+    enough = asyncio.Event()
+
+    async def refused(digest: Digest) -> None:
+        tried.append(digest)
+        if len(tried) == 4:
+            enough.set()
+        raise Unavailable("there is no such bucket")
+
+    monkeypatch.setattr(bucket, "look", refused)
+    async with uploading_to(store, bucket):
+        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.sleep(0.2)
+    assert len(tried) < 10
+
+
+async def test_what_waits_for_a_blob_is_found_by_what_names_it(store: Store) -> None:
+    def plan(connection: sqlite3.Connection) -> list[str]:
+        about = {"digest": "x", "now": 0.0}
+        return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {uploading.WAKE}", about)]
+
+    steps = await store.catalog.write(lambda transaction: plan(transaction.connection))
+    assert "SEARCH upload USING PRIMARY KEY (digest=?)" in steps
+    assert any("edge_child (child=?)" in step for step in steps)
 
 
 async def test_what_was_evicted_before_it_was_uploaded_leaves_the_queue(store: Store, bucket: Bucket) -> None:
