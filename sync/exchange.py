@@ -21,13 +21,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import msgspec
+
 from metrics.events import Emit, FeedFailed, FeedStanding, RecordsMerged, ignore
 from proxy.oci.errors import BadContent, RegistryError
 from proxy.oci.names import Repository
 from proxy.store.catalog import Catalog
 from proxy.store.errors import StoreError
 from proxy.store.exchanged import AHEAD_SECONDS, Page
-from proxy.store.feed import note, read_cursors
+from proxy.store.feed import look_back, note, read_cursors
 from sync.records import Question, decode
 
 WAIT_SECONDS = 25.0
@@ -160,6 +162,7 @@ class Exchange:
         asked = asyncio.create_task(self._ask(node, position, 0.0))
         restarts = 0
         try:
+            await self._look_back(node, (await asked)[0])
             while True:
                 page, repositories = await asked
                 question, position = position, position.after(page)
@@ -240,7 +243,7 @@ class Exchange:
         if page.restart:
             known = await self._position(node, page.epoch)
             begin = known.seq if known.seq <= page.head and page.epoch != question.epoch else 0
-            return Page(page.epoch, page.head, begin, restart=True), []
+            return Page(page.epoch, page.head, begin, restart=True, cursors=page.cursors), []
         if (page.copy is None) != (question.copy is None):
             raise BadContent(f"node {node} answers something else than it was asked for")
         if page.epoch != question.epoch or (page.copy is None and page.next < question.seq):
@@ -254,6 +257,7 @@ class Exchange:
             self._refuse(node, 0)
             return None
         refused_from: int | None = None
+        page = self._of_nodes(page)
         start = tags = memberships = pins = refused = 0
         before = self._standings[node].refused
         while True:
@@ -279,6 +283,21 @@ class Exchange:
             self._emit(RecordsMerged(tags, memberships, pins, refused))
         self._stand(node, page.head - page.next)
         return refused_from
+
+    def _of_nodes(self, page: Page) -> Page:
+        """Leave out the places of catalogs that no node has any more: told on and on they would never be forgotten."""
+        return msgspec.structs.replace(page, cursors=[one for one in page.cursors if one.node in self._standings])
+
+    async def _look_back(self, node: str, page: Page) -> None:
+        """Look whether a node has read more of this catalog than there is, before anything of it is taken over."""
+        if any(cursor.epoch == self._catalog.epoch for cursor in page.cursors) and await self._catalog.write(
+            lambda transaction: look_back(transaction, page.cursors)
+        ):
+            _log.error(
+                "node %s has read more of this catalog than there is: an older state of the data folder was put back. "
+                "The catalog has a new epoch now, so that the other nodes read all of it anew",
+                node,
+            )
 
     def _refuse(self, node: str, refused: int) -> None:
         known = self._standings.get(node) or Standing(None, asyncio.get_running_loop().time())

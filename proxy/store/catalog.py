@@ -275,6 +275,9 @@ class Catalog(Reading):
         def forget(removal: keeping.Removal, named: list[str]) -> None:
             for tag in removal.tags:
                 self._forget_tag(repository, Tag(tag))
+            if len(named) > feed.MOST_NAMED:
+                self._coherence.all_changed()
+                return
             for digest in removal.digests:
                 self._members.forget((repository, digest))
             for child in named:
@@ -334,6 +337,9 @@ class Catalog(Reading):
         self._coherence.moved()
 
     def _forget_merged(self, merged: feed.Merged) -> None:
+        if merged.void_all:
+            self._coherence.all_changed()
+            return
         for repository, tag in merged.void_tags:
             self._tags.forget((repository, tag))
         for member in merged.void_members:

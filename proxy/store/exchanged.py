@@ -99,8 +99,8 @@ class Page(msgspec.Struct, frozen=True, omit_defaults=True):
     """Changes of the catalog `epoch` in the order of their `seq`; `next` is where to go on, `head` the last seq.
 
     `more`: there are further ones now. `restart`: the position that was asked for is none of this catalog; begin at 0,
-    or where this epoch is known to have been read. cursors: of the other catalogs that this one has read (where asked
-    for, and only without `more`): whoever has all of this one has all of them up to there. copy: the records are none
+    or where this epoch is known to have been read. cursors: of the other catalogs that this one has read, where asked
+    for: whoever has all of this one (no `more`) has all of them up to there. copy: the records are none
     of the feed but of a copy in the order of keys, which goes on there, or, empty, is whole (see `copying`).
     """
 

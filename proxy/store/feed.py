@@ -41,7 +41,7 @@ PINS = """
 KNOWN_TAG = "SELECT version, digest FROM tag WHERE repository = ? AND name = ?"
 KNOWN_MEMBERSHIP = "SELECT version, removed FROM membership WHERE repository = ? AND digest = ?"
 KNOWN_PIN = "SELECT version, removed FROM pin WHERE repository = ? AND reference = ?"
-CHILDREN = "SELECT child FROM edge WHERE parent = ?"
+CHILDREN = "SELECT child FROM edge WHERE parent = ? LIMIT ?"
 STATEMENTS = (TAGS, MEMBERSHIPS, PINS, KNOWN_TAG, KNOWN_MEMBERSHIP, KNOWN_PIN, CHILDREN)
 
 _CURSORS = "SELECT epoch, node, seq FROM cursor ORDER BY at DESC LIMIT ?"
@@ -107,7 +107,7 @@ def read_page(connection: sqlite3.Connection, epoch: str, since: int, limit: int
     try:
         own, head = connection.execute(POSITION).fetchone()
         if epoch != own or since > head:
-            return Page(own, head, 0, restart=True)
+            return Page(own, head, 0, restart=True, cursors=read_cursors(connection) if cursors else [])
         repositories: dict[tuple[str, str], int] = {}
         records: list[Change] = []
         full = False
@@ -128,7 +128,7 @@ def read_page(connection: sqlite3.Connection, epoch: str, since: int, limit: int
             more=full,
             repositories=list(repositories),
             records=records,
-            cursors=read_cursors(connection) if cursors and not full else [],
+            cursors=read_cursors(connection) if cursors else [],
         )
     finally:
         connection.execute("COMMIT")
@@ -180,7 +180,7 @@ def merge(
         return merged
     whole = merged.done >= len(page.records)
     note(transaction, page.epoch, node, page.next if whole else page.records[merged.done - 1].seq, now)
-    if whole and page.cursors:
+    if whole and page.cursors and not page.more:
         _learn_cursors(transaction, page.cursors, now)
     return merged
 
@@ -190,6 +190,17 @@ def note(transaction: Transaction, epoch: str, node: str, seq: int, now: float) 
     connection = transaction.connection
     connection.execute("DELETE FROM cursor WHERE node = ? AND epoch <> ?", (node, epoch))
     connection.execute(_PUT_CURSOR, (epoch, node, seq, now))
+
+
+def look_back(transaction: Transaction, cursors: Sequence[Cursor]) -> bool:
+    """Draw a new epoch, and say so, where another has read further in this catalog than it goes.
+
+    It has read another history then, which an older state of the data folder has replaced.
+    """
+    older = any(cursor.epoch == transaction.epoch and cursor.seq > transaction.seq for cursor in cursors)
+    if older:
+        transaction.renew()
+    return older
 
 
 def _learn_cursors(transaction: Transaction, cursors: Sequence[Cursor], now: float) -> None:
@@ -242,7 +253,10 @@ def _merge_membership(
     merged.memberships += 1
     if record.removed and known is not None and not known[1]:
         merged.void_members.append((repository, record.digest))
-        merged.void_named += [(repository, child) for (child,) in connection.execute(CHILDREN, (record.digest,))]
+        if not merged.void_all:
+            children = connection.execute(CHILDREN, (record.digest, MOST_NAMED + 1))
+            merged.void_named += [(repository, child) for (child,) in children]
+            merged.void_all = len(merged.void_named) > MOST_NAMED
         merged.moved = True
 
 

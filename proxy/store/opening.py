@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import shutil
 import sqlite3
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from proxy.store.disk import Disk
 from proxy.store.errors import CatalogError, CatalogTooNew
 from proxy.store.layout import ALGORITHMS, Layout
-from proxy.store.schema import VERSION, connect
+from proxy.store.schema import VERSION, connect, new_epoch
 from proxy.store.writer import DAMAGED
 
 RESCAN = "rescan"
@@ -108,7 +107,7 @@ def _replace(path: Path, disk: Disk, fault: str) -> None:
             _begin(replacement, disk)
     with closing(connect(replacement)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (secrets.token_hex(16),))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (new_epoch(),))
         connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (RESCAN, fault))
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = DELETE")

@@ -255,8 +255,13 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def new_epoch() -> str:
+    """Draw what names a catalog's history."""
+    return secrets.token_hex(16)
+
+
 def _create(connection: sqlite3.Connection) -> None:
-    epoch = secrets.token_hex(16)
+    epoch = new_epoch()
     seed = f"""
         INSERT INTO counter (id) VALUES (1);
         INSERT INTO meta VALUES ('epoch', '{epoch}'), ('seq', 0), ('clock', 0);

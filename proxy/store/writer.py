@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from proxy.oci.names import Repository
 from proxy.store.errors import CatalogDamaged, CatalogError, StoreClosed
+from proxy.store.schema import new_epoch
 
 QUEUE = 1024
 BATCH = 256
@@ -54,6 +55,16 @@ class Transaction:
         """Return the next `seq`, for a record that other catalogs are told of."""
         self.published = True
         return self.stamp()
+
+    @property
+    def seq(self) -> int:
+        """The last `seq` that was given."""
+        return self._seq
+
+    def renew(self) -> None:
+        """Draw another epoch: whoever has read this catalog reads all of it anew."""
+        self.epoch = new_epoch()
+        self.connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (self.epoch,))
 
     def learn(self, version: int) -> None:
         """Draw only versions greater than this one, which another catalog has drawn."""

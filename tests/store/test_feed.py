@@ -230,6 +230,35 @@ async def test_what_a_node_has_read_of_others_counts_here_once_all_of_it_was_tak
     assert {cursor.epoch for cursor in (await changes(catalog)).cursors} == {"a", "c"}
 
 
+async def test_who_read_further_than_there_is_has_read_another_history(catalog: Catalog) -> None:
+    await catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    before = catalog.epoch
+    assert not await catalog.write(lambda transaction: feed.look_back(transaction, [Cursor(before, "me", 1)]))
+    assert catalog.epoch == before
+    assert await catalog.write(lambda transaction: feed.look_back(transaction, [Cursor(before, "me", 2)]))
+    assert catalog.epoch != before
+    told = await catalog.read(lambda connection: feed.read_page(connection, before, 2, 10))
+    assert (told.epoch, told.restart) == (catalog.epoch, True)
+
+
+async def test_a_large_index_that_ends_elsewhere_costs_the_event_loop_no_walk_over_its_children(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MOST_NAMED", 2)
+    children = [child(f"layer {number}") for number in range(5)]
+    for one in ("image", "other"):
+        await put(catalog, one, parsed(one, *children))
+        assert await catalog.named_in(ALPINE, digest("layer 4"))
+        later = int(time.time() * 1000 + 1000) << 16
+        if one == "image":
+            (merged,) = await take(catalog, page_of(member(1, later, one, removed=True)))
+            assert (len(merged.void_named), merged.void_all) == (3, True)
+        else:
+            await catalog.remove(ALPINE, digest(one))
+        assert not await catalog.named_in(ALPINE, digest("layer 4"))
+        assert not await catalog.has_membership(ALPINE, digest(one))
+
+
 TAGS = st.builds(
     lambda version, name: tag(1, version, name), st.integers(0, 3), st.sampled_from(["one", "two", "three", None])
 )

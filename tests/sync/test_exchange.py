@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
@@ -296,6 +297,38 @@ async def test_a_node_that_drains_is_not_asked_without_a_pause(lab: Lab) -> None
         a.changes.end()
         await asyncio.sleep(0.3)
         assert len(a.asked) <= 2
+
+
+async def test_an_older_state_of_a_data_folder_that_was_put_back_is_noticed_and_read_anew(
+    lab: Lab, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = await lab.node("a"), await lab.node("b")
+    await a.catalog.put_tag(ALPINE, Tag("kept"), image("one"), 10.0)
+    with (
+        closing(sqlite3.connect(tmp_path / "a.sqlite")) as now,
+        closing(sqlite3.connect(tmp_path / "older.sqlite")) as copy,
+    ):
+        now.backup(copy)
+    await a.catalog.put_tag(ALPINE, LATEST, image("two"), time.time())
+    await a.catalog.put_tag(ALPINE, Tag("more"), image("two"), time.time())
+    await lab.exchange(b, a).catch_up(a.url)
+    older = await lab.node("older")
+    a.changes._catalog = older.catalog  # as after a restart on a snapshot of the volume
+    assert older.catalog.epoch == a.catalog.epoch
+    await older.catalog.put_tag(ALPINE, Tag("new"), image("new"), time.time())
+    await lab.exchange(older, b).catch_up(b.url)
+    assert await is_at(older, "two")
+    assert "an older state of the data folder was put back" in caplog.text
+    await lab.exchange(b, a).catch_up(a.url)
+    assert await b.catalog.tag(ALPINE, Tag("new")) is not None
+
+
+async def test_places_of_catalogs_that_no_node_has_are_not_told_on(lab: Lab) -> None:
+    a, b, c = await lab.node("a"), await lab.node("b"), await lab.node("c")
+    await lab.exchange(b, c).catch_up(c.url)
+    taker = lab.exchange(a, b)
+    await taker.catch_up(b.url)
+    assert {cursor.node for cursor in await a.catalog.read(read_cursors)} == {b.url}
 
 
 async def test_a_catalog_that_was_replaced_is_read_anew_and_reads_the_others_itself(lab: Lab, tmp_path: Path) -> None:
