@@ -199,3 +199,19 @@ async def test_a_client_that_joined_what_a_node_began_is_served_to_the_end_when_
         assert b"".join([chunk async for chunk in reader]) == DATA
         await given.stream.aclose()
         await reader.aclose()
+
+
+async def test_no_node_waits_for_what_another_worker_gets_from_a_node(tmp_path: Path, leader: Leader) -> None:
+    spool = await leader.begin(DATA[:MIB])
+    leader.claim.borrows(True)
+    async with asyncio.timeout(10), follower(tmp_path) as cache:
+        reader = await opened(cache)
+        with pytest.raises(GatewayTimeout):
+            await cache.node_blob(ALPINE, DIGEST, None, held=False)
+        leader.claim.borrows(False)
+        leader.show(spool, DATA[: 2 * MIB])
+        assert await reader.limit(MIB) == 2 * MIB
+        given = await cache.node_blob(ALPINE, DIGEST, None, held=False)
+        assert await given.stream.limit(0) == 2 * MIB
+        await given.stream.aclose()
+        reader.close()
