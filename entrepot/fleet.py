@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +22,7 @@ from entrepot.tls import neighbour_tls
 from entrepot.upstreams import Sources
 from entrepot.views import FleetView, NodeView
 from metrics.events import Emit
-from proxy.bucket.collector import Collector
+from proxy.bucket.collector import Collector, Turn, always
 from proxy.bucket.objects import Bucket, BucketUnusable, open_bucket
 from proxy.bucket.source import BucketSource
 from proxy.bucket.uploads import Uploader
@@ -37,11 +38,14 @@ from proxy.fleet.link import Link, open_link, prefix_of
 from proxy.fleet.neighbours import Neighbours, open_neighbours
 from proxy.fleet.nodes import NodeInfo, Nodes
 from proxy.fleet.protocol import PROTOCOL, Neighbourhood, origin
+from proxy.oci.errors import Unavailable
 from proxy.store.store import Store
 from sync.exchange import Exchange
 from sync.feed import Changes
 
 COLLECTING = "collecting"
+BEHIND_SECONDS = 60.0
+"""Whoever has not had all records of another node for so long does not judge what may go."""
 BODY_SECONDS = 20.0
 
 Role = Literal["node", "worker", "command"]
@@ -63,7 +67,8 @@ class Node:
 class Joined:
     """This process's part in a fleet. With no Redis, `link` and all that needs it is None.
 
-    `secret` signs what nodes ask each other, `changes` answers those who ask for this catalog's records.
+    `secret` signs what nodes ask each other, `changes` answers those who ask for this catalog's records. `turn`: to
+    collect garbage in the bucket.
     """
 
     fleet: Fleet = field(default_factory=Alone)
@@ -74,6 +79,7 @@ class Joined:
     bucket: Bucket | None = None
     node: Node | None = None
     changes: Changes | None = None
+    turn: Turn = always
 
     @property
     def is_node(self) -> bool:
@@ -129,8 +135,10 @@ async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncI
             await _join(part, config, config.redis, store, shelf, stack, background, emit, role)
         if bucket is not None:
             part.bucket = bucket
+            if part.leases is not None and part.node is not None:
+                part.turn = turn_of(part.leases, part.node)
             if role == "node":
-                await stack.enter_async_context(_keeping(config, store, bucket, part.leases, emit))
+                await stack.enter_async_context(_keeping(config, store, bucket, part.turn, emit))
         yield part
 
 
@@ -162,7 +170,7 @@ async def _join(
     background.create_task(nodes.run(), name="tell the fleet of this node")
     part.changes = Changes(store.catalog)
     stack.callback(part.changes.end)
-    holders = Holders(part.leases, neighbours, nodes.urls)
+    holders = Holders(part.leases, neighbours, nodes.urls, nodes.beat)
     leading = None if role == "command" else part.leases
     part.fleet = SharedFleet(leading, answers, neighbours, holders, shelf, background)
     if role == "node":
@@ -185,24 +193,42 @@ async def _opened(url: str, emit: Emit) -> AsyncIterator[Bucket]:
 
 
 @asynccontextmanager
-async def _keeping(
-    config: Config, store: Store, bucket: Bucket, leases: Leases | None, emit: Emit
-) -> AsyncIterator[None]:
+async def _keeping(config: Config, store: Store, bucket: Bucket, turn: Turn, emit: Emit) -> AsyncIterator[None]:
     """Upload what is stored, and collect garbage when it is this node's turn, for as long as the context lasts."""
-
-    @asynccontextmanager
-    async def turn() -> AsyncIterator[bool]:
-        if leases is None:
-            yield True
-        else:
-            async with sole(leases, COLLECTING) as ours:
-                yield ours
-
     collector = Collector(store.catalog, bucket, emit, config.store_grace, turn)
     async with Background() as background:
         background.create_task(Uploader(store, bucket, emit, config.store_grace).run(), name="upload to the bucket")
         background.create_task(collector.run(), name="collect garbage in the bucket")
         yield
+
+
+def turn_of(leases: Leases, node: Node, clock: Callable[[], float] = time.monotonic) -> Turn:
+    """Return the right to collect: of one node at a time, and of none that may not know what the others want.
+
+    `clock` gives monotonic seconds.
+    """
+    met_at = clock() + BEHIND_SECONDS
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[bool]:
+        if clock() < met_at:
+            raise Unavailable("this node has just started, and may not know the others yet: ask again in a minute")
+        behind = node.exchange.behind
+        unread = [
+            url
+            for url, standing in node.exchange.standings.items()
+            if standing.records is None or behind[url] > BEHIND_SECONDS
+        ]
+        unread += [one.url for one in node.nodes.incompatible]
+        if unread:
+            raise Unavailable(
+                f"this node has not all records of {', '.join(unread)}, and what they say may be wanted: see that it "
+                "reaches them, in one version, or collect at another node"
+            )
+        async with sole(leases, COLLECTING) as ours:
+            yield ours
+
+    return turn
 
 
 @asynccontextmanager

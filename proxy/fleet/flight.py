@@ -152,15 +152,16 @@ class DigestFlight:
             await asyncio.sleep(PAUSE_SECONDS * self._fruitless)
             alive = await self._neighbours.alive(gone.node)
         try:
-            self._stand(
-                await self._leases.acquire(str(self._digest), instead_of=None if alive else gone, mine_is_dead=True)
+            standing = await self._leases.acquire(
+                str(self._digest), instead_of=None if alive else gone, mine_is_dead=True
             )
+            self._stand(standing)
+            self._holders = () if self._who is None else await self._who.present(standing.holders)
         except LinkDown:
             # Redis knows no more than we do: who led and is alive goes on leading.
             self._leader = gone if alive else None
 
     def _stand(self, standing: Standing) -> None:
-        self._holders = () if self._who is None else self._who.present(standing.holders)
         self._leader = standing.theirs
         if standing.ours is not None and self._leases is not None:
             self._ours = standing.ours

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -25,9 +25,16 @@ IMAGE_MOST = 3
 
 
 class Holders:
-    """Finds who has what. `others` are the URLs of the nodes there are now."""
+    """Finds who has what. `others` are the URLs of the nodes there are now, `look` finds out anew."""
 
-    def __init__(self, leases: Leases, neighbours: Neighbours, others: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        neighbours: Neighbours,
+        others: Callable[[], Sequence[str]],
+        look: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._look = look
         self._leases = leases
         self._neighbours = neighbours
         self._others = others
@@ -48,15 +55,17 @@ class Holders:
         }
         return [node.url for node, has in zip(asked, answers, strict=True) if has]
 
-    def present(self, urls: Sequence[str]) -> Sequence[str]:
+    async def present(self, urls: Sequence[str]) -> Sequence[str]:
         """Return those of `urls` whose nodes are there now, as far as that is known: others cost a second each."""
+        if any(url not in self._others() for url in urls):
+            await self._look()  # it may have come a moment ago
         others = self._others()
         return [url for url in urls if url in others] if others else urls
 
     async def of_image(self, repository: Repository, digest: Digest) -> bool:
         """Tell whether a node has the manifest and its blobs."""
         try:
-            found = self.present(await self._leases.holders(str(digest)))
+            found = await self.present(await self._leases.holders(str(digest)))
         except LinkDown:
             found = []
         found = found or await self.ask(repository, digest)

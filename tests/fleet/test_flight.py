@@ -52,19 +52,34 @@ async def node() -> AsyncIterator[Node]:
 
 @asynccontextmanager
 async def flying(
-    leases: Leases, url: str, *, others: Sequence[str] = (), secret: bytes | None = None, for_node: bool = False
+    leases: Leases,
+    url: str,
+    *,
+    others: Sequence[str] = (),
+    coming: Sequence[str] = (),
+    secret: bytes | None = None,
+    for_node: bool = False,
 ) -> AsyncIterator[Flight]:
-    """Be a node at `url` that downloads."""
+    """Be a node at `url` that downloads, and knows of `others`; when it looks it finds `coming` too."""
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Background())
         asker = await stack.enter_async_context(
             an_asker(own_url=url) if secret is None else an_asker(own_url=url, secret=secret)
         )
-        holders = Holders(leases, asker.neighbours, lambda: others)
+        known = [*others]
+
+        async def look() -> None:
+            known.extend(url for url in coming if url not in known)
+
+        holders = Holders(leases, asker.neighbours, lambda: known, look)
         fleet = SharedFleet(leases, None, asker.neighbours, holders, None, background)
         async with fleet.flight(DIGEST, ALPINE, for_node=for_node) as flight:
             yield flight
         await asyncio.sleep(0)
+
+
+async def never() -> None:
+    """Find nobody."""
 
 
 async def led_by(link: Link, url: str) -> Lease:
@@ -155,6 +170,13 @@ async def test_only_who_is_there_is_asked_for_what_he_is_said_to_have(link: Link
         assert await flight.next() is None
 
 
+async def test_who_came_a_moment_ago_is_asked_too(link: Link, node: Node) -> None:
+    node.cache.store(DATA)
+    await Leases(link, node.url).hold([KEY])
+    async with flying(Leases(link, DEAD), DEAD, others=["http://127.0.0.1:5"], coming=[node.url]) as flight:
+        assert await given(flight) == (node.url.partition("://")[2], None)
+
+
 async def test_a_late_beat_brings_no_lease_back_that_was_given_up(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.01)
     beating, goes_on = asyncio.Event(), asyncio.Event()
@@ -176,7 +198,7 @@ async def test_a_late_beat_brings_no_lease_back_that_was_given_up(link: Link, mo
 
     leases = Slow(link, DEAD)
     async with Background() as background, an_asker(own_url=DEAD) as asker:
-        holders = Holders(leases, asker.neighbours, list)
+        holders = Holders(leases, asker.neighbours, list, never)
         fleet = SharedFleet(leases, None, asker.neighbours, holders, None, background)
         async with fleet.flight(DIGEST, ALPINE) as flight:
             assert await flight.next() is None
