@@ -11,7 +11,7 @@ import msgspec
 
 from entrepot.config import Config
 from metrics.events import Emit
-from proxy.bucket.collector import Collector, always
+from proxy.bucket.collector import Collector, Turn, always
 from proxy.bucket.objects import open_bucket
 from proxy.store.store import Store
 from proxy.store.sweep import Sweeper
@@ -91,18 +91,25 @@ async def collect(
 
 
 async def collect_bucket(
-    config: Config, store: Store, emit: Emit, dry_run: bool, report: Callable[[Deleted], None]
+    config: Config, store: Store, emit: Emit, turn: Turn | None, dry_run: bool, report: Callable[[Deleted], None]
 ) -> BucketCollected:
     """Delete from the bucket what was removed longer than its grace ago; or only say what would go.
 
-    Raises CollectFailed where no bucket is configured, BucketUnusable, Unavailable.
+    turn: the right to, None where no mirror runs. Raises CollectFailed where it may not be done, BucketUnusable,
+    Unavailable.
     """
     if config.store is None:
         raise CollectFailed("no store is configured: name the bucket in the configuration, or in ENTREPOT_STORE")
+    if turn is None and config.redis is not None and not dry_run:
+        raise CollectFailed(
+            "this node is one of a fleet and does not run, so it may not know what the others want: run it where a "
+            "mirror of the fleet runs"
+        )
     async with open_bucket(config.store, emit) as bucket:
-        collector = Collector(store.catalog, bucket, emit, config.store_grace, always)
+        collector = Collector(store.catalog, bucket, emit, config.store_grace, turn or always)
         done = await collector.collect(
             dry_run=dry_run, report=lambda found: report(Deleted(str(found.digest), found.size))
         )
-    assert done is not None
+    if done is None:
+        raise CollectFailed("another node collects in the bucket now, or Redis does not answer: try again later")
     return BucketCollected(dry_run, done.objects, done.deleted, done.bytes, done.removed, done.unknown)

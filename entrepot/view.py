@@ -12,6 +12,7 @@ from entrepot.pulling import PullingCache
 from entrepot.refreshing import RefreshingCache
 from entrepot.views import FillView, FleetView, UpstreamView, WorkerView
 from metrics.prometheus import Metrics
+from proxy.bucket.collector import Turn
 from proxy.cache.fill import FillStatus
 from proxy.oci.names import Reference, Repository
 from proxy.store.catalog import Catalog
@@ -67,7 +68,12 @@ class CrewView(Protocol):
 
 
 class PartView(Protocol):
-    """A part in a fleet, as far as it is shown."""
+    """A part in a fleet, as far as it is shown, or used for a command."""
+
+    @property
+    def turn(self) -> Turn:
+        """The right to collect garbage in the bucket."""
+        ...
 
     @property
     def bucket_problem(self) -> str | None:

@@ -40,7 +40,8 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     async def work(lines: Lines) -> CollectLine:
         try:
             if wanted.store:
-                return await collect_bucket(view.config, view.store, view.metrics.observe, wanted.dry_run, lines.put)
+                emit, turn = view.metrics.observe, view.part.turn
+                return await collect_bucket(view.config, view.store, emit, turn, wanted.dry_run, lines.put)
             return await collect(view.store, view.config.quota, view.metrics.observe, wanted.dry_run, lines.put)
         except (CollectFailed, BucketUnusable, RegistryError) as error:
             return CollectError(str(error))

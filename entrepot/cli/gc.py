@@ -63,14 +63,15 @@ async def _in_process(config: Config, dry_run: bool, in_store: bool, gone: list[
     from entrepot.collecting import CollectFailed, collect, collect_bucket
     from metrics.events import ignore
     from proxy.bucket.objects import BucketUnusable
+    from proxy.oci.errors import RegistryError
     from proxy.store.store import Store
 
     store = await Store.open(config.data)
     try:
         if in_store:
-            return await collect_bucket(config, store, ignore, dry_run, gone.append)
+            return await collect_bucket(config, store, ignore, None, dry_run, gone.append)
         return await collect(store, config.quota, ignore, dry_run, gone.append)
-    except (BucketUnusable, CollectFailed) as error:
+    except (BucketUnusable, CollectFailed, RegistryError) as error:
         raise CommandFailed(str(error)) from None
     finally:
         await store.close()

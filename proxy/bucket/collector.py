@@ -29,7 +29,10 @@ EVERY_SECONDS = 3600.0
 LEARNED_AT_ONCE = 5000
 
 Turn = Callable[[], AbstractAsyncContextManager[bool]]
-"""The right to collect, while its context lasts: False where another node has it."""
+"""The right to collect, while its context lasts: False where another node has it.
+
+Raises Unavailable for a node that may not know what the others want.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ class Collector:
                 done.unknown += standing == "unknown"
                 if standing == "garbage":
                     candidates.append(found)
-                elif unknown_kind and found.size <= MAX_MANIFEST:
+                elif unknown_kind and found.size <= MAX_MANIFEST and len(unlearned) <= LEARNED_AT_ONCE:
                     unlearned.append(found)
         if candidates and not await self._learn(unlearned):
             _log.info("the garbage in the bucket waits until all manifests that other nodes stored are known here")

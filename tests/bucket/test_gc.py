@@ -72,6 +72,16 @@ def test_without_a_bucket_the_command_says_what_to_configure(tmp_path: Path) -> 
     assert "ENTREPOT_STORE" in result.stderr
 
 
+def test_a_bucket_that_cannot_be_reached_is_told_in_words(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(prepared(tmp_path, url))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    result = gc(tmp_path, url)
+    assert result.exit_code == 1
+    assert "bucket cannot be reached" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_running_mirror_does_it_for_the_command(tmp_path: Path, server: BucketServer, url: str) -> None:
     asyncio.run(prepared(tmp_path / "mirror" / "data", url))
