@@ -352,6 +352,19 @@ async def test_a_refusal_of_the_main_source_is_no_404_for_the_fleet_whatever_an_
         assert await here.get() == DATA
 
 
+async def test_the_other_workers_are_told_while_another_node_leads(tmp_path: Path) -> None:
+    near = Near(blobs={DIGEST: DATA}, pause=asyncio.Event())
+    async with node(tmp_path, Fleet(near, leads=True)) as here:
+        reader = await here.cache.open_blob(ALPINE, DIGEST)
+        with here.store.watching(DIGEST) as watched:
+            assert watched is not None
+            assert watched.says().borrowed
+        assert near.pause is not None
+        near.pause.set()
+        assert b"".join([chunk async for chunk in reader]) == DATA
+        await reader.aclose()
+
+
 async def test_two_nodes_that_each_follow_the_other_do_not_wait_for_each_other(tmp_path: Path) -> None:
     to_b, to_a = Near("b"), Near("a")
     fleet_a, fleet_b = Fleet(to_b, leads=True), Fleet(to_a, leads=True)
