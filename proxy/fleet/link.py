@@ -251,11 +251,11 @@ class Link:
         """Return why Redis is not to be used. One that was not used must be quick, once it is connected."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                was_up = self.up
-                if not was_up:
+                if not self.up:
                     await self._client.forget()
                 await self._client.probe(f"{self.prefix}probe")
-                return None if was_up or not await self._is_slow() else self._slowness()
+                # A call may have failed meanwhile.
+                return None if self.up or not await self._is_slow() else self._slowness()
         except (TimeoutError, RedisError, OSError) as error:
             return problem_of(error, self._address)
 
