@@ -230,6 +230,15 @@ async def test_nobody_outside_the_neighbourhood_is_ever_connected_to() -> None:
     assert node.connections == 0
 
 
+async def test_no_proxy_of_the_environment_comes_between_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with a_node() as node, an_asker() as asker:
+        assert await asker.neighbours.alive(node.url)
+
+
 async def test_a_redirect_is_an_error_and_followed_by_nobody() -> None:
     async with an_asker() as asker, a_node() as node:
 
