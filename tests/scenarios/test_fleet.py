@@ -157,12 +157,16 @@ async def test_a_rolling_restart_under_load_fails_no_client(stage: Stage) -> Non
 
 async def test_two_nodes_that_miss_the_same_digests_at_once_do_not_wait_for_each_other(stage: Stage) -> None:
     offered = [stage.offer(size) for size in (1000, 70_000, 2 * MIB, 3 * MIB) * 3]
-    for digest, data in offered:
-        answers = await asyncio.gather(*(ask(node.url + path(digest)) for node in stage.nodes for _ in range(2)))
-        assert [(answer.status, answer.body == data) for answer in answers] == [(200, True)] * 6
-        assert max(answer.seconds for answer in answers) < 2
-    # A node that the machine holds up for longer than Redis is waited for goes on alone: not every time.
-    assert sum(stage.gets(digest) for digest, _ in offered) < 1.5 * len(offered)
+    answers = await asyncio.gather(
+        *(ask(node.url + path(digest)) for digest, _ in offered for node in stage.nodes for _ in range(2))
+    )
+    bodies: dict[str, bytes] = dict(offered)
+    for answer in answers:
+        assert answer.status == 200
+        assert answer.body == bodies[answer.headers["Docker-Content-Digest"]]
+        assert answer.seconds < 3
+    # A node that the machine holds up for longer than Redis is waited for goes on alone: not often.
+    assert sum(stage.gets(digest) for digest, _ in offered) <= len(offered) + 2
 
 
 @pytest.mark.slow
