@@ -160,6 +160,7 @@ class DigestFlight:
         except LinkDown:
             # Redis knows no more than we do: who led and is alive goes on leading.
             self._leader = gone if alive else None
+            self._placed = self._leader is not None  # another look at Redis, should the upstream break off
 
     def _stand(self, standing: Standing) -> None:
         self._leader = standing.theirs
