@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from random import Random
 
 from metrics.events import BucketCollected, Emit
@@ -119,7 +120,7 @@ class Collector:
         if candidates and not await self._learn(unlearned):
             _log.info("the garbage in the bucket waits until all manifests that other nodes stored are known here")
             return
-        for found in candidates:
+        for found in await self._parents_first(candidates):
             if await self._is_garbage(found):
                 if not dry_run:
                     await self._bucket.delete(found.digest)
@@ -140,6 +141,13 @@ class Collector:
                 for found in page
             ]
         )
+
+    async def _parents_first(self, candidates: list[Object]) -> list[Object]:
+        """Put what names others before these: what is cut short leaves no manifest there without its blobs (P27)."""
+        ranks = await self._catalog.read(
+            lambda connection: [wanted.rank(connection, found.digest) for found in candidates]
+        )
+        return [found for _, found in sorted(zip(ranks, candidates, strict=True), key=itemgetter(0))]
 
     async def _learn(self, unlearned: list[Object]) -> bool:
         """Learn what the manifests name that other nodes have stored; False where more are left for the next time."""

@@ -48,6 +48,9 @@ class Redirects:
             there = await self._look(digest)
             if there is None or there.size <= SMALL or not (proven or there.public):
                 return None
+            known = record.size if record is not None else await catalog.expected_size(digest)
+            if known not in (None, there.size):  # something is wrong there: a fill finds out, and mends it
+                return None
             return await self._bucket.sign(digest, URL_SECONDS)
         except Unavailable:
             return None

@@ -37,7 +37,8 @@ UNLEARNED = """
     SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE digest = :digest)
         AND EXISTS (SELECT 1 FROM membership WHERE digest = :digest AND NOT removed)
 """
-STATEMENTS = (WANTED, REMOVED, BUSY, UNLEARNED)
+KIND = "SELECT kind FROM blob WHERE digest = ?"
+STATEMENTS = (WANTED, REMOVED, BUSY, UNLEARNED, KIND)
 
 
 def standing(connection: sqlite3.Connection, digest: Digest, now: float, grace: float) -> Standing:
@@ -55,6 +56,14 @@ def standing(connection: sqlite3.Connection, digest: Digest, now: float, grace: 
 def is_unlearned(connection: sqlite3.Connection, digest: Digest) -> bool:
     """Tell whether a repository contains the digest, and nothing is known here of what it is."""
     return connection.execute(UNLEARNED, {"digest": digest}).fetchone() is not None
+
+
+def rank(connection: sqlite3.Connection, digest: Digest) -> int:
+    """Return 0 for an index, 1 for what is no index but a manifest, 2 for a blob."""
+    found = connection.execute(KIND, (digest,)).fetchone()
+    if found is None or found[0] is None:
+        return 2
+    return 0 if found[0] == "index" else 1
 
 
 def learn(

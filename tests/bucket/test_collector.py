@@ -20,7 +20,7 @@ from proxy.oci.names import Repository
 from proxy.store import uploading
 from proxy.store.catalog import Proof
 from proxy.store.store import Store
-from tests.bucket.test_uploads import AIM, GRACE, HERE, drained, has, image, keep, keep_manifest, uploading_to
+from tests.bucket.test_uploads import AIM, GRACE, HERE, drained, has, image, index, keep, keep_manifest, uploading_to
 
 THERE = Repository("ghcr.io", "other/app")
 
@@ -74,6 +74,24 @@ async def test_what_was_removed_goes_when_its_grace_is_over(
     clock.ahead = GRACE + 60
     assert await gone(collector) == {config, layer, manifest}
     assert await has(bucket, config, layer, manifest, kept) == [False, False, False, True]
+
+
+async def test_what_names_others_goes_before_these(
+    store: Store, bucket: Bucket, clock: Clock, collector: Collector
+) -> None:  # P27
+    await store.catalog.aim(AIM)
+    bodies = [bytes([number]) for number in range(6)]
+    for body in bodies:
+        await keep(store, body)
+    manifest = await keep_manifest(store, image(*bodies))
+    top = await keep_manifest(store, index((manifest, 300)))
+    await upload(store, bucket)
+    await store.catalog.remove(HERE, top)
+    clock.ahead = 2 * GRACE
+    went: list[Digest] = []
+    await collector.collect(report=lambda one: went.append(one.digest))
+    assert went[:2] == [top, manifest]
+    assert len(went) == 8
 
 
 async def test_a_layer_that_another_image_names_stays(

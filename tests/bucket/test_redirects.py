@@ -81,6 +81,20 @@ async def test_what_is_small_stored_here_or_nowhere_is_served(
     assert await redirects.location(HERE, DIGEST) is None
 
 
+async def test_nobody_is_sent_to_an_object_of_another_size(
+    store: Store, bucket: Bucket, redirects: Redirects
+) -> None:  # P38
+    await evicted(store, bucket)
+
+    async def larger() -> AsyncIterator[bytes]:
+        yield DATA[: SMALL + 1 - 9]
+        yield b"too much"
+        yield b"of it...."
+
+    await bucket.put(DIGEST, larger(), size=len(DATA) + 8, media_type=None, public=False)
+    assert await redirects.location(HERE, DIGEST) is None
+
+
 async def test_the_bucket_is_asked_once_a_minute_for_a_blob(
     store: Store, bucket: Bucket, redirects: Redirects, events: list[Event]
 ) -> None:
