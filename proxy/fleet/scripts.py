@@ -32,6 +32,7 @@ PROBE = Script(
     "probe",
     """
 local key = KEYS[1]
+redis.call('SET', key, ARGV[1], 'PX', 10000)
 redis.call('TIME')
 redis.call('DEL', key)
 redis.call('ZADD', key, 1, 'x')
@@ -50,4 +51,7 @@ redis.call('PTTL', key)
 return redis.call('GET', key)
 """,
 )
-"""Asks for all that the fleet needs of Redis: it runs scripts, takes writes, and allows every command of the others."""
+"""Asks for all that the fleet needs of Redis: it runs scripts, takes writes, and allows every command of the others.
+
+It writes first of all: Redis that is out of memory lets a script go on that has deleted something.
+"""

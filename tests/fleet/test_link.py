@@ -228,8 +228,8 @@ async def test_a_caller_who_leaves_in_the_middle_leaves_nothing_to_the_next(redi
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("replicaof", "127.0.0.1 1", "replica"),
-        pytest.param("maxmemory", "1", "out of memory", marks=pytest.mark.slow),
+        pytest.param("replicaof", "127.0.0.1 1", "replica", marks=pytest.mark.slow),
+        ("maxmemory", "1", "out of memory"),
         pytest.param("requirepass", "s", "password", marks=pytest.mark.slow),
     ],
 )
