@@ -24,7 +24,7 @@ from proxy.store.disk import Disk
 from proxy.store.feed import read_page
 from proxy.store.layout import Layout
 from sync import feed
-from sync.exchange import Exchange
+from sync.exchange import Exchange, Fetch
 from sync.feed import changes_handler
 from sync.records import MSGPACK, Question
 from tests.store.contents import ALPINE, BUSYBOX, TYPES, digest
@@ -49,6 +49,8 @@ class Fleet(RuleBasedStateMachine):
         self._runner = asyncio.Runner()
         self._folder = tempfile.TemporaryDirectory()
         self._catalogs: list[Catalog] = []
+        self._exchanges: dict[tuple[int, int], Exchange] = {}
+        self._pages = 0
         self._losses = 0
         self._patch = mock.patch.multiple(feed, MOST_RECORDS=PAGE, MOST_COPIED=PAGE)
         self._patch.start()
@@ -76,10 +78,12 @@ class Fleet(RuleBasedStateMachine):
         change = catalog.pin if keep else catalog.unpin
         self._runner.run(change(repository, what))  # type: ignore[arg-type]
 
-    @rule(taker=NODE, giver=NODE, pages=st.integers(1, 6))
-    def pull(self, taker: int, giver: int, pages: int) -> None:
-        """As far as some pages go, then the taker crashes or the giver does."""
+    @rule(taker=NODE, giver=NODE, pages=st.integers(1, 9), dies=st.booleans())
+    def pull(self, taker: int, giver: int, pages: int, dies: bool = False) -> None:
+        """As far as some pages go, then the giver crashes; or the taker `dies` before it asks again."""
         if taker != giver:
+            if dies:
+                self._exchanges.pop((taker, giver), None)
             with suppress(Unavailable):
                 self._runner.run(self._pull(taker, giver, pages))
 
@@ -94,6 +98,8 @@ class Fleet(RuleBasedStateMachine):
     @rule(node=NODE)
     def lose_and_restore(self, node: int) -> None:
         self._losses += 1
+        for pair in [pair for pair in self._exchanges if node in pair]:
+            del self._exchanges[pair]
         epoch = self._catalogs[node].epoch
         self._runner.run(self._catalogs[node].aclose())
         self._path(node).write_bytes(b"this is no catalog" * 100)
@@ -136,17 +142,23 @@ class Fleet(RuleBasedStateMachine):
         return self._runner.run(Catalog.open(self._path(node), Disk()))
 
     async def _pull(self, taker: int, giver: int, pages: int) -> None:
-        handler = changes_handler(self._catalogs[giver])
+        self._pages = pages
+        url = f"http://node-{giver}:1"
+        exchange = self._exchanges.get((taker, giver)) or Exchange(
+            self._catalogs[taker], lambda: [url], Signal(), self._fetching(giver)
+        )
+        self._exchanges[taker, giver] = exchange
+        await exchange.catch_up(url)
 
+    def _fetching(self, giver: int) -> Fetch:
         async def fetch(url: str, target: str, seconds: float) -> bytes:
-            nonlocal pages
-            pages -= 1
-            if pages < 0:
+            self._pages -= 1
+            if self._pages < 0:
                 raise Unavailable("crashed")
+            handler = changes_handler(self._catalogs[giver])
             return await handler._answer(Question.parse(target.partition("?")[2]), MSGPACK)
 
-        url = f"http://node-{giver}:1"
-        await Exchange(self._catalogs[taker], lambda: [url], Signal(), fetch).catch_up(url)
+        return fetch
 
     def _state(self, node: int) -> State:
         """Return what is agreed on: of every record its key and what it says, with its version."""
@@ -171,7 +183,7 @@ def test_catalogs_agree_after_any_history() -> None:
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=12,
+            max_examples=8,
             stateful_step_count=20,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
