@@ -39,7 +39,7 @@ class Redirects:
         """Return the URL to send a client to, to be written nowhere else; None where the mirror serves the blob."""
         catalog = self._store.catalog
         record = await catalog.blob(digest)
-        if (record is not None and record.present) or self._store.suspected(digest):
+        if (record is not None and record.present) or self._store.doubted(digest):
             return None
         proven = await catalog.has_membership(repository, digest)
         if not proven and not await catalog.named_in(repository, digest):

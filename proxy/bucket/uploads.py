@@ -162,8 +162,8 @@ class Uploader:
             return partial(uploading.dropped, digest=digest)
         try:
             there = await self._bucket.look(digest)
-            # Wrong bytes of it were met a moment ago, which may have been those of the bucket: it is put again.
-            if self._store.suspected(digest) or wants_upload(job, there, now, self._grace):
+            # Wrong bytes of it were met lately, which may have been those of the bucket: it is put again.
+            if self._store.doubted(digest) or wants_upload(job, there, now, self._grace):
                 public = job.public or (there is not None and there.public)
                 await self._bucket.put(digest, checked(file), size=file.size, media_type=job.media_type, public=public)
         finally:

@@ -20,6 +20,7 @@ from typing import Self
 from zlib import crc32
 
 SLOTS = 1 << 15
+DOUBT_SECONDS = 600.0
 _MOVES = SLOTS
 _PUBLICATIONS = SLOTS + 1
 _SUSPECTS = SLOTS + 8
@@ -76,11 +77,17 @@ class Coherence:
 
     def suspect(self, key: str, seconds: float) -> None:
         """Suspect `key` from now on, for so many seconds."""
-        self._slots[_SUSPECTS + _slot(key)] = int((monotonic() + seconds) * 1000)
+        now = monotonic()
+        self._slots[_SUSPECTS + _slot(key)] = int((now + seconds) * 1000)
+        self._slots[_SUSPECTS + _slot(f"{key} elsewhere")] = int((now + DOUBT_SECONDS) * 1000)
 
     def suspected(self, key: str) -> bool:
         """Tell whether `key` is suspected, by whichever process."""
         return self._slots[_SUSPECTS + _slot(key)] > monotonic() * 1000
+
+    def doubted(self, key: str) -> bool:
+        """Tell whether `key` was suspected lately: others may have it wrong for longer than anybody is served it."""
+        return self.suspected(f"{key} elsewhere")
 
     def close(self) -> None:
         """Give the memory back."""

@@ -241,6 +241,10 @@ class Store:
         """Tell whether `suspect` was called for `digest`, in whichever process."""
         return self._coherence.suspected(digest)
 
+    def doubted(self, digest: Digest) -> bool:
+        """Tell whether `suspect` was called lately, so that those who share `digest` with us may have it wrong."""
+        return self._coherence.doubted(digest)
+
     def distrust(self) -> None:
         """Let no process believe what it keeps of the catalog: one has died that may have changed it just before."""
         self._coherence.all_changed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from urllib.request import urlopen
@@ -16,6 +17,7 @@ from proxy.bucket.objects import PART, Bucket, BucketUnusable, digest_of, key_of
 from proxy.bucket.source import BucketSource
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, BlobUnknown, ManifestUnknown, RangeNotSatisfiable, Unavailable
+from proxy.oci.manifests import ParsedManifest, parse_manifest
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from tests.support.bucket import BucketServer
@@ -120,6 +122,19 @@ async def test_a_manifest_of_other_bytes_is_never_given(bucket: Bucket) -> None:
     await bucket.put(digest, chunks(MANIFEST + b" "), size=len(MANIFEST) + 1, media_type=INDEX, public=True)
     with pytest.raises(BadContent):
         await BucketSource(bucket).manifest(HERE, digest)
+
+
+async def test_a_manifest_is_read_beside_the_event_loop(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def parsed(body: bytes, declared: str) -> ParsedManifest:
+        threads.append(threading.get_ident())
+        return parse_manifest(body, declared)
+
+    monkeypatch.setattr("proxy.bucket.source.parse_manifest", parsed)
+    await BucketSource(bucket).manifest(HERE, await put(bucket, MANIFEST, media_type=INDEX))
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_all_objects_are_listed_and_deleting_twice_is_no_error(bucket: Bucket) -> None:

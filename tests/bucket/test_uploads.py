@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -204,11 +205,16 @@ async def test_only_a_node_says_which_store_the_queue_is_for(tmp_path: Path, sto
         assert await waiting(store) == set()
 
 
-async def test_what_was_wrong_a_moment_ago_is_put_again(store: Store, bucket: Bucket) -> None:  # P38
+async def test_what_was_wrong_lately_is_put_again(
+    store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P38
     await store.catalog.aim(AIM)
     digest = await keep(store, b"layer")
     await bucket.put(digest, one(b"other"), size=5, media_type=None, public=False)
     store.suspect(digest, 60)
+    later = time.monotonic() + 120
+    monkeypatch.setattr("proxy.store.coherence.monotonic", lambda: later)
+    assert not store.suspected(digest)
     async with uploading_to(store, bucket):
         await drained(store)
     found = await bucket.read(digest, 100)
