@@ -165,7 +165,7 @@ async def _join(
     neighbourhood = Neighbourhood.parse(config.neighbours, url)
     neighbours = await stack.enter_async_context(open_neighbours(url, part.secret, neighbourhood, tls, emit))
     part.leases, answers = Leases(link, url), Answers(link)
-    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__, store.catalog.epoch), tells=role == "node")
+    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__), tells=role == "node")
     background.create_task(answers.run(), name="tell the fleet what is missing")
     background.create_task(nodes.run(), name="tell the fleet of this node")
     part.changes = Changes(store.catalog)

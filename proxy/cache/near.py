@@ -9,7 +9,7 @@ knows of that it says (`proven`, `anonymous`), and the cache judges (P43).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -158,10 +158,6 @@ class Fleet(Protocol):
         """Tell whether somebody near has the manifest and its blobs: it may be served though no upstream answers."""
         ...
 
-    def holds(self, digests: Sequence[Digest]) -> None:
-        """Tell the fleet that this node has these."""
-        ...
-
 
 class Solitary:
     """A Flight and a TagFlight of a mirror that has nobody near."""
@@ -207,6 +203,3 @@ class Alone:
 
     async def has_image(self, repository: Repository, digest: Digest) -> bool:
         return False
-
-    def holds(self, digests: Sequence[Digest]) -> None:
-        """Nobody listens."""

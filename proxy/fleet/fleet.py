@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -127,11 +127,6 @@ class SharedFleet:
         except Transient:
             return False
 
-    def holds(self, digests: Sequence[Digest]) -> None:
-        """See `near.Fleet`."""
-        if self._leases is not None and digests:
-            self._background.create_task(_hold(self._leases, [*map(str, digests)]), name="tell what is held")
-
     async def _place(
         self,
         leases: Leases,
@@ -181,12 +176,5 @@ async def _end(leases: Leases, neighbours: Neighbours, lease: Lease, question: T
         said = (neighbours.seal(lease.key, encode_tag(told)), seconds)
     try:
         await leases.release(lease, holds=False, said=said)
-    except LinkDown:
-        return
-
-
-async def _hold(leases: Leases, keys: Sequence[str]) -> None:
-    try:
-        await leases.hold(keys)
     except LinkDown:
         return

@@ -201,6 +201,6 @@ class DigestFlight:
             if lease is not None:
                 await leases.release(lease, holds=self._has_it, said=None)
             else:
-                await leases.hold([str(self._digest)])
+                await leases.hold(str(self._digest))
         except LinkDown:
             return

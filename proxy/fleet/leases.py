@@ -92,7 +92,6 @@ _WHO_HOLDS = Script(
     "holders", NOW + _HOLDERS + "return holders(KEYS[1], ARGV[1], now, tonumber(ARGV[2]), tonumber(ARGV[3]))"
 )
 _HOLD_ONE = Script("hold", NOW + _HOLD + "hold(KEYS[1], ARGV[1], now, tonumber(ARGV[2]), tonumber(ARGV[3])) return 1")
-_UNHOLD_ONE = Script("unhold", "return redis.call('ZREM', KEYS[1], ARGV[1])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +183,9 @@ class Leases:
         args = (self._node, _ms(HINT_SECONDS), HOLDERS_MOST)
         return _nodes(await self._link.run(_WHO_HOLDS, self._keys(key)[1:2], args))
 
-    async def hold(self, keys: Sequence[str]) -> None:
-        """Tell that this node has the content of `keys`, for HINT_SECONDS."""
-        args = (self._node, _ms(HINT_SECONDS), _HOLDERS_KEPT)
-        await self._link.run_many(_HOLD_ONE, [(self._keys(key)[1:2], args) for key in keys])
-
-    async def unhold(self, keys: Sequence[str]) -> None:
-        """Tell that this node has the content of `keys` no longer."""
-        await self._link.run_many(_UNHOLD_ONE, [(self._keys(key)[1:2], (self._node,)) for key in keys])
+    async def hold(self, key: str) -> None:
+        """Tell that this node has the content of `key`, for HINT_SECONDS."""
+        await self._link.run(_HOLD_ONE, self._keys(key)[1:2], (self._node, _ms(HINT_SECONDS), _HOLDERS_KEPT))
 
     def _keys(self, key: str) -> tuple[str, str, str]:
         stem = f"{self._link.prefix}{{{key}}}"

@@ -159,12 +159,8 @@ class Link:
         return await self._call(script.name, partial(self._evaluate, script, keys, args))
 
     async def run_many(self, script: Script, calls: Sequence[tuple[Keys, Arguments]]) -> list[Any]:
-        """Return what `script` returns for each of `calls`, which go out BATCH at a time. Raises LinkDown."""
-        answers: list[Any] = []
-        for first in range(0, len(calls), BATCH):
-            batch = calls[first : first + BATCH]
-            answers += await self._call(script.name, partial(self._evaluate_all, script, batch))
-        return answers
+        """Return what `script` returns for each of `calls`, BATCH at the most. Raises LinkDown as `run` does."""
+        return await self._call(script.name, partial(self._evaluate_all, script, calls))
 
     async def watch(self) -> None:
         """Probe where there is doubt, and until Redis is back. Runs until it is cancelled, or the link has ended."""

@@ -124,7 +124,7 @@ class Neighbours:
     def __init__(
         self, own_url: str, secret: bytes, neighbourhood: Neighbourhood, session: aiohttp.ClientSession, emit: Emit
     ) -> None:
-        self.own_url = origin(own_url)
+        self._own_url = origin(own_url)
         self._secret = secret
         self._neighbourhood = neighbourhood
         self._session = session
@@ -206,7 +206,7 @@ class Neighbours:
         if not self._neighbourhood.admits(url):
             raise Unavailable(f"{url} is no neighbour: `neighbours` admits no node there")
         to, name = origin(url), node_name(url)
-        question = Question(to, method, target, headers.get("Range", ""), self.own_url)
+        question = Question(to, method, target, headers.get("Range", ""), self._own_url)
         signed = sign_request(self._secret, question, time.time(), secrets.token_hex(16))
         sent = {**headers, **_ALWAYS, REQUEST_HEADER: signed.header}
         try:

@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 class NodeInfo(msgspec.Struct, frozen=True):
-    """A node as it tells of itself: `protocol` is what it speaks with other nodes, `epoch` its catalog's.
+    """A node as it tells of itself: `protocol` is what it speaks with other nodes.
 
     state: serving | draining (it ends what it has begun).
     """
@@ -64,7 +64,6 @@ class NodeInfo(msgspec.Struct, frozen=True):
     url: str
     protocol: int
     version: str
-    epoch: str
     state: str = "serving"
 
 

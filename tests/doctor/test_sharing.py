@@ -156,7 +156,7 @@ def config_at(url: str, redis: str) -> Config:
 
 
 def info(url: str, protocol: int = PROTOCOL) -> NodeInfo:
-    return NodeInfo(url, protocol, "1.0", "epoch")
+    return NodeInfo(url, protocol, "1.0")
 
 
 @pytest.mark.needs("redis-server")

@@ -164,7 +164,7 @@ async def test_only_who_is_there_is_asked_for_what_he_is_said_to_have(link: Link
     node.cache.store(DATA)
     own = "http://127.0.0.1:2"
     for url in (node.url, DEAD):
-        await Leases(link, url).hold([KEY])
+        await Leases(link, url).hold(KEY)
     async with flying(Leases(link, own), own, others=[node.url]) as flight:
         assert await given(flight) == (node.url.partition("://")[2], None)
         assert await flight.next() is None
@@ -172,7 +172,7 @@ async def test_only_who_is_there_is_asked_for_what_he_is_said_to_have(link: Link
 
 async def test_who_came_a_moment_ago_is_asked_too(link: Link, node: Node) -> None:
     node.cache.store(DATA)
-    await Leases(link, node.url).hold([KEY])
+    await Leases(link, node.url).hold(KEY)
     async with flying(Leases(link, DEAD), DEAD, others=["http://127.0.0.1:5"], coming=[node.url]) as flight:
         assert await given(flight) == (node.url.partition("://")[2], None)
 

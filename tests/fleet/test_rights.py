@@ -45,9 +45,8 @@ async def everything(link: Link) -> None:
     assert await leases.look("key") is None
     assert (await leases.acquire("key")).said is not None
     assert await Leases(link, "http://127.0.0.2:9").holders("key") == (ME,)
-    await leases.hold(["key"])
-    await leases.unhold(["key"])
-    nodes = Nodes(link, NodeInfo(ME, PROTOCOL, "1", "epoch"))
+    await leases.hold("key")
+    nodes = Nodes(link, NodeInfo(ME, PROTOCOL, "1"))
     assert await nodes.beat()
     await nodes.leave()
     answers = Answers(link)
@@ -87,7 +86,7 @@ async def test_a_right_that_lacks_is_told_once_and_for_as_long_as_it_lacks(redis
                 leases = Leases(link, ME)
                 while sum(isinstance(event, RedisRefused) for event in events) < 30:
                     with contextlib.suppress(LinkDown):
-                        await leases.hold(["key"])
+                        await leases.hold("key")
                     await asyncio.sleep(0.05)
                 assert "docs/fleet.md" in (link.problem or "")
         finally:

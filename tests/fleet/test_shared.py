@@ -43,7 +43,7 @@ async def link(redis_url: str) -> AsyncIterator[Link]:
 
 
 def info(name: str, protocol: int = 1) -> NodeInfo:
-    return NodeInfo(f"http://{name}:5000", protocol, "1.0", f"epoch of {name}")
+    return NodeInfo(f"http://{name}:5000", protocol, "1.0")
 
 
 # Nodes
