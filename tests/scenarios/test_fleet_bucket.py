@@ -13,6 +13,7 @@ import pytest_asyncio
 from obstore.store import S3Store
 
 from tests.scenarios.fleets import MIB, Stage, image_of, path, pull, repository
+from tests.scenarios.test_fleet_records import listed
 from tests.support.bucket import BUCKET, KEY_ID, SECRET, BucketServer
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.fleet import Fleet, ask, eventually, fleet_of
@@ -82,6 +83,8 @@ async def test_what_one_node_filled_the_others_serve_from_the_bucket_without_it_
     assert await pull(first, repo, "1") == [200] * 4
     names = {digest, *stage.upstream.blobs[repo]}
     await eventually("all of it is in the bucket", sharing.has(*names), seconds=20)
+    for node in others:
+        await eventually("the tag is known elsewhere", lambda node=node: bool(listed(node, f"{repo}:1")), seconds=20)  # type: ignore[misc]
     await asyncio.to_thread(first.kill)
     await stage.upstream.stop_listening()
     assert [await pull(node, repo, "1") for node in others] == [[200] * 4] * 2
