@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from entrepot import __version__
-from entrepot.config import Config, SecretUrl
+from entrepot.config import Config
 from entrepot.secrets import fleet_secret
 from entrepot.tls import neighbour_tls
 from entrepot.upstreams import Sources
@@ -26,11 +25,12 @@ from proxy.bucket.collector import Collector, Turn, always
 from proxy.bucket.objects import Bucket, BucketUnusable, open_bucket
 from proxy.bucket.source import BucketSource
 from proxy.bucket.uploads import Uploader
-from proxy.cache.near import Alone, Fleet
+from proxy.cache.near import Alone, Fleet, Shelf
 from proxy.cache.once import Background
-from proxy.fleet.address import parse
+from proxy.fleet.address import RedisAddress, parse
 from proxy.fleet.answers import Answers
 from proxy.fleet.fleet import SharedFleet
+from proxy.fleet.flight import Others
 from proxy.fleet.holders import Holders
 from proxy.fleet.hosts import Hosts
 from proxy.fleet.leases import Leases, sole
@@ -46,12 +46,12 @@ from sync.feed import Changes
 COLLECTING = "collecting"
 BEHIND_SECONDS = 60.0
 """Whoever has not had all records of another node for so long does not judge what may go."""
+MOST_PAGE = 16 << 20
 BODY_SECONDS = 20.0
 
 Role = Literal["node", "worker", "command"]
 """What a process is: the one that owns the data folder and serves; one that answers clients beside it; or a command
 that owns the folder for a while: nobody can follow it, so it leads nothing."""
-MOST_PAGE = 16 << 20
 
 
 @dataclass
@@ -121,18 +121,18 @@ async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncI
     is unreadable, and for a store that cannot be one.
     """
     async with AsyncExitStack() as stack:
-        background = await stack.enter_async_context(Background())
         if role == "node":  # a command that was not told of the store must not have its queue forgotten
             await store.catalog.aim(None if config.store is None else _named(config.store))
         if config.redis is None and config.store is None:
             yield Joined()
             return
-        part = Joined()
         bucket = None if config.store is None else await stack.enter_async_context(_opened(config.store, emit))
         shelf = None if bucket is None else BucketSource(bucket)
-        part.fleet = SharedFleet(None, None, None, None, shelf, background)
-        if config.redis is not None:
-            await _join(part, config, config.redis, store, shelf, stack, background, emit, role)
+        if config.redis is None:
+            part = Joined(SharedFleet(None, shelf))
+        else:
+            redis = parse(config.redis.reveal())
+            part = await stack.enter_async_context(_with_others(config, redis, store, shelf, emit, role))
         if bucket is not None:
             part.bucket = bucket
             if part.leases is not None and part.node is not None:
@@ -142,39 +142,30 @@ async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncI
         yield part
 
 
-async def _join(
-    part: Joined,
-    config: Config,
-    redis: SecretUrl,
-    store: Store,
-    shelf: BucketSource | None,
-    stack: AsyncExitStack,
-    background: Background,
-    emit: Emit,
-    role: Role,
-) -> None:
-    """Fill `part` in with what needs Redis."""
-    part.secret = await asyncio.to_thread(fleet_secret, config)
-    part.url = url = origin(config.fleet_address)
-    part.link = link = await stack.enter_async_context(
-        open_link(parse(redis.reveal()), emit, prefix=prefix_of(config.region))
-    )
-    tls: ssl.SSLContext | None = None
-    if config.tls is not None:
-        tls = await stack.enter_async_context(neighbour_tls(config.tls))
-    neighbourhood = Neighbourhood.parse(config.neighbours, url)
-    neighbours = await stack.enter_async_context(open_neighbours(url, part.secret, neighbourhood, tls, emit))
-    part.leases, answers = Leases(link, url), Answers(link)
-    nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__), tells=role == "node")
-    background.create_task(answers.run(), name="tell the fleet what is missing")
-    background.create_task(nodes.run(), name="tell the fleet of this node")
-    part.changes = Changes(store.catalog)
-    stack.callback(part.changes.end)
-    holders = Holders(part.leases, neighbours, nodes.urls, nodes.beat)
-    leading = None if role == "command" else part.leases
-    part.fleet = SharedFleet(leading, answers, neighbours, holders, shelf, background)
-    if role == "node":
-        part.node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
+@asynccontextmanager
+async def _with_others(
+    config: Config, redis: RedisAddress, store: Store, shelf: Shelf | None, emit: Emit, role: Role
+) -> AsyncIterator[Joined]:
+    """Work with the nodes that use the same Redis, for as long as the context lasts."""
+    url, secret = origin(config.fleet_address), await asyncio.to_thread(fleet_secret, config)
+    async with AsyncExitStack() as stack:
+        background = await stack.enter_async_context(Background())
+        link = await stack.enter_async_context(open_link(redis, emit, prefix=prefix_of(config.region)))
+        tls = None if config.tls is None else await stack.enter_async_context(neighbour_tls(config.tls))
+        neighbourhood = Neighbourhood.parse(config.neighbours, url)
+        neighbours = await stack.enter_async_context(open_neighbours(url, secret, neighbourhood, tls, emit))
+        leases, answers = Leases(link, url), Answers(link)
+        nodes = Nodes(link, NodeInfo(url, PROTOCOL, __version__), tells=role == "node")
+        background.create_task(answers.run(), name="tell the fleet what is missing")
+        background.create_task(nodes.run(), name="tell the fleet of this node")
+        changes = Changes(store.catalog)
+        stack.callback(changes.end)
+        holders = Holders(leases, neighbours, nodes.urls, nodes.beat)
+        others = Others(neighbours, holders, answers, None if role == "command" else leases, background)
+        node = None
+        if role == "node":
+            node = await stack.enter_async_context(_present(store, nodes, neighbours, emit))
+        yield Joined(SharedFleet(others, shelf), url, secret, link, leases, node=node, changes=changes)
 
 
 def _named(url: str) -> str:

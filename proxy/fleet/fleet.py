@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
 from proxy.cache.near import Flight, Kind, Shelf, TagFlight, TagSaid
-from proxy.cache.once import Background
-from proxy.fleet.answers import Answers
-from proxy.fleet.flight import DigestFlight
-from proxy.fleet.holders import Holders
+from proxy.fleet.flight import DigestFlight, Others
 from proxy.fleet.leases import Lease, Leases, Said
 from proxy.fleet.link import LinkDown
 from proxy.fleet.neighbours import Neighbours
@@ -46,39 +43,18 @@ class TagQuestion:
 
 
 class SharedFleet:
-    """Make it in the event loop that uses it; what it tells Redis is `background`'s."""
+    """The `others` of a fleet (None: there is none) and the bucket that `shelf` is."""
 
     alone = False
 
-    def __init__(
-        self,
-        leases: Leases | None,
-        answers: Answers | None,
-        neighbours: Neighbours | None,
-        holders: Holders | None,
-        shelf: Shelf | None,
-        background: Background,
-    ) -> None:
-        self._leases = leases
-        self._answers = answers
-        self._neighbours = neighbours
-        self._holders = holders
+    def __init__(self, others: Others | None, shelf: Shelf | None) -> None:
+        self._others = others
         self._shelf = shelf
-        self._background = background
 
     @asynccontextmanager
     async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
         """See `near.Fleet`."""
-        flight = DigestFlight(
-            digest,
-            repository,
-            self._leases,
-            self._neighbours,
-            self._holders,
-            self._shelf,
-            self._background,
-            for_node=for_node,
-        )
+        flight = DigestFlight(digest, repository, self._others, self._shelf, for_node=for_node)
         try:
             yield flight
         finally:
@@ -87,26 +63,26 @@ class SharedFleet:
     @asynccontextmanager
     async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[TagFlight]:
         """See `near.Fleet`. Who asks for what is newer than anything (`max_age` 0) waits for nobody."""
-        question, lease = TagQuestion(), None
-        if self._leases is not None and self._neighbours is not None:
-            key = f"tag:{repository}:{tag}"
-            try:
-                lease = await self._place(self._leases, self._neighbours, question, key, repository, tag, max_age)
-            except LinkDown:
-                lease = None
+        question, others = TagQuestion(), self._others
+        if others is None or others.leases is None:
+            yield question
+            return
+        lease = None
+        with suppress(LinkDown):
+            lease = await _place(others.leases, others.neighbours, question, repository, tag, max_age)
         try:
             yield question
         finally:
-            if lease is not None and self._leases is not None and self._neighbours is not None:
-                leaving = _end(self._leases, self._neighbours, lease, question)
-                self._background.create_task(leaving, name=f"leave {repository}:{tag}")
+            if lease is not None:
+                leaving = _end(others.leases, others.neighbours, lease, question)
+                others.background.create_task(leaving, name=f"leave {repository}:{tag}")
 
     async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> NotFound | None:
         """See `near.Fleet`."""
-        if self._answers is None:
+        if self._others is None:
             return None
         try:
-            said = await self._answers.missing(kind, repository, reference)
+            said = await self._others.answers.missing(kind, repository, reference)
         except LinkDown:
             return None
         if said is None:
@@ -115,46 +91,41 @@ class SharedFleet:
 
     def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
         """See `near.Fleet`."""
-        if self._answers is not None:
-            self._answers.note_missing(kind, repository, reference, said, seconds)
+        if self._others is not None:
+            self._others.answers.note_missing(kind, repository, reference, said, seconds)
 
     async def has_image(self, repository: Repository, digest: Digest) -> bool:
         """See `near.Fleet`."""
-        if self._holders is not None and await self._holders.of_image(repository, digest):
+        if self._others is not None and await self._others.holders.of_image(repository, digest):
             return True
         try:
             return self._shelf is not None and await self._shelf.has(digest)
         except Transient:
             return False
 
-    async def _place(
-        self,
-        leases: Leases,
-        neighbours: Neighbours,
-        question: TagQuestion,
-        key: str,
-        repository: Repository,
-        tag: Tag,
-        max_age: float,
-    ) -> Lease | None:
-        """Return the lease that is ours while we ask; None where somebody has said it, or nobody can be waited for."""
-        standing = await leases.acquire(key, mine_is_dead=True)
-        for _ in range(TAG_TURNS):
-            question.said = _said(neighbours, key, standing.said, max_age)
-            leader = standing.theirs
-            if question.said is not None or leader is None or max_age <= 0:
+
+async def _place(
+    leases: Leases, neighbours: Neighbours, question: TagQuestion, repository: Repository, tag: Tag, max_age: float
+) -> Lease | None:
+    """Return the lease that is ours while we ask; None where somebody has said it, or nobody can be waited for."""
+    key = f"tag:{repository}:{tag}"
+    standing = await leases.acquire(key, mine_is_dead=True)
+    for _ in range(TAG_TURNS):
+        question.said = _said(neighbours, key, standing.said, max_age)
+        leader = standing.theirs
+        if question.said is not None or leader is None or max_age <= 0:
+            break
+        try:
+            async with asyncio.timeout(TAG_SECONDS):
+                told = await neighbours.at(leader.node, held=False, still=None).tag(repository, tag)
+            if told.age <= max_age:
+                question.said = told
                 break
-            try:
-                async with asyncio.timeout(TAG_SECONDS):
-                    told = await neighbours.at(leader.node, held=False, still=None).tag(repository, tag)
-                if told.age <= max_age:
-                    question.said = told
-                    break
-            except (RegistryError, TimeoutError, ValueError):
-                pass
-            dead = not await neighbours.alive(leader.node)
-            standing = await leases.acquire(key, instead_of=leader if dead else None, mine_is_dead=True)
-        return standing.ours
+        except (RegistryError, TimeoutError, ValueError):
+            pass
+        dead = not await neighbours.alive(leader.node)
+        standing = await leases.acquire(key, instead_of=leader if dead else None, mine_is_dead=True)
+    return standing.ours
 
 
 def _said(neighbours: Neighbours, key: str, said: Said | None, max_age: float) -> TagSaid | None:

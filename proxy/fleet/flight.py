@@ -15,13 +15,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from proxy.cache.near import NearSource
 from proxy.cache.once import Background
 from proxy.cache.plan import PROGRESS
+from proxy.fleet.answers import Answers
 from proxy.fleet.holders import Holders
-from proxy.fleet.leases import BEAT_SECONDS, Lease, Leases, Standing
+from proxy.fleet.leases import BEAT_SECONDS, Lease, Leases
 from proxy.fleet.link import LinkDown
 from proxy.fleet.neighbours import Neighbours, Refused
 from proxy.oci.digest import Digest
@@ -34,8 +36,22 @@ PAUSE_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """The other nodes, and what they share in Redis. `leases` None: whoever works here leads nothing, and follows none.
+
+    background: owns what is told and renewed meanwhile.
+    """
+
+    neighbours: Neighbours
+    holders: Holders
+    answers: Answers
+    leases: Leases | None
+    background: Background
+
+
 class DigestFlight:
-    """A Flight. `leases`, `neighbours` and `holders` None: without a fleet. Make it, use it, `leave` it.
+    """A Flight. `others` None: there is the shelf alone. Make it, use it, `leave` it.
 
     for_node: another node waits for it, so that no node may be asked.
     """
@@ -44,11 +60,8 @@ class DigestFlight:
         self,
         digest: Digest,
         repository: Repository,
-        leases: Leases | None,
-        neighbours: Neighbours | None,
-        holders: Holders | None,
+        others: Others | None,
         shelf: NearSource | None,
-        background: Background,
         *,
         for_node: bool,
     ) -> None:
@@ -56,11 +69,8 @@ class DigestFlight:
         self.following = False
         self._digest = digest
         self._repository = repository
-        self._who = holders
-        self._leases = leases
-        self._neighbours = neighbours
+        self._others = others
         self._shelf = shelf
-        self._background = background
         self._for_node = for_node
         self._placed = False
         self._ours: Lease | None = None
@@ -102,28 +112,30 @@ class DigestFlight:
     def leave(self) -> None:
         """End it: give the lease back, tell that this node has it. What Redis is told waits for nobody."""
         self._left.set()
-        if self._leases is not None and (self._ours is not None or self._has_it):
-            self._background.create_task(self._tell(self._leases, self._ours), name=f"leave {self._digest}")
+        others = self._others
+        if others is not None and others.leases is not None and (self._ours is not None or self._has_it):
+            others.background.create_task(self._tell(others.leases, self._ours), name=f"leave {self._digest}")
         self._ours = None
 
     async def _choose(self) -> NearSource | None:
-        if self._leader is not None and self._neighbours is not None:
+        others = self._others
+        if self._leader is not None and others is not None:
             if self._for_node:
                 raise GatewayTimeout(
                     f"another node leads the download of {self._digest}: ask that one, or the upstream"
                 )
-            still = partial(self._still_leads, self._leader)
-            source = self._neighbour(self._neighbours, self._leader.node, held=False, still=still)
+            still = partial(_still_leads, others.leases, self._leader)
+            source = self._neighbour(others.neighbours, self._leader.node, held=False, still=still)
             if source is not None:
                 self.following = True
                 return source
             self._leader = None
-        if self._neighbours is not None and self._who is not None and not self._for_node:
+        if others is not None and not self._for_node:
             if not self._holders and not self._searched:
                 self._searched = True
-                self._holders = await self._who.ask(self._repository, self._digest)
+                self._holders = await others.holders.ask(self._repository, self._digest)
             for url in self._holders:
-                source = self._neighbour(self._neighbours, url, held=True, still=None)
+                source = self._neighbour(others.neighbours, url, held=True, still=None)
                 if source is not None and source.name not in self._asked:
                     self._asked.add(source.name)
                     return source
@@ -145,28 +157,26 @@ class DigestFlight:
     async def _take_place(self) -> None:
         self.lost, self._placed = False, True
         gone, self._gone = self._gone, None
-        if self._leases is None or self._neighbours is None or self._fruitless >= FRUITLESS:
+        others = self._others
+        if others is None or others.leases is None or self._fruitless >= FRUITLESS:
             return
         alive = False
         if gone is not None:
             await asyncio.sleep(PAUSE_SECONDS * self._fruitless)
-            alive = await self._neighbours.alive(gone.node)
+            alive = await others.neighbours.alive(gone.node)
         try:
-            standing = await self._leases.acquire(
-                str(self._digest), instead_of=None if alive else gone, mine_is_dead=True
-            )
-            self._stand(standing)
-            self._holders = () if self._who is None else await self._who.present(standing.holders)
+            instead_of = None if alive else gone
+            standing = await others.leases.acquire(str(self._digest), instead_of=instead_of, mine_is_dead=True)
+            self._leader = standing.theirs
+            if standing.ours is not None:
+                self._ours = standing.ours
+                renewing = self._renew(others.leases, standing.ours)
+                others.background.create_task(renewing, name=f"lead {self._digest}")
+            self._holders = await others.holders.present(standing.holders)
         except LinkDown:
             # Redis knows no more than we do: who led and is alive goes on leading.
             self._leader = gone if alive else None
             self._placed = self._leader is not None  # another look at Redis, should the upstream break off
-
-    def _stand(self, standing: Standing) -> None:
-        self._leader = standing.theirs
-        if standing.ours is not None and self._leases is not None:
-            self._ours = standing.ours
-            self._background.create_task(self._renew(self._leases, standing.ours), name=f"lead {self._digest}")
 
     async def _renew(self, leases: Leases, lease: Lease) -> None:
         """Keep the lease until the flight is left, or another has it."""
@@ -187,15 +197,6 @@ class DigestFlight:
             except LinkDown:
                 continue
 
-    async def _still_leads(self, leader: Lease) -> bool:
-        """Tell whether a leader that gives nothing has its lease; where Redis does not answer, a ping must do."""
-        if self._leases is None:
-            return False
-        try:
-            return await self._leases.look(leader.key) == leader
-        except LinkDown:
-            return True
-
     async def _tell(self, leases: Leases, lease: Lease | None) -> None:
         try:
             if lease is not None:
@@ -204,3 +205,11 @@ class DigestFlight:
                 await leases.hold(str(self._digest))
         except LinkDown:
             return
+
+
+async def _still_leads(leases: Leases | None, leader: Lease) -> bool:
+    """Tell whether a leader that gives nothing has its lease; where Redis does not answer, a ping must do."""
+    try:
+        return leases is not None and await leases.look(leader.key) == leader
+    except LinkDown:
+        return True

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,8 +16,15 @@ from aiohttp import web
 from metrics.events import Event
 from proxy.cache.blobs import NodeBlob
 from proxy.cache.near import NearManifest, TagSaid
+from proxy.cache.once import Background
 from proxy.cache.progress import Signal
 from proxy.cache.reader import FileReader
+from proxy.fleet.answers import Answers
+from proxy.fleet.fleet import SharedFleet
+from proxy.fleet.flight import Others
+from proxy.fleet.holders import Holders
+from proxy.fleet.leases import Leases
+from proxy.fleet.link import Link
 from proxy.fleet.neighbour import Neighbour
 from proxy.fleet.neighbours import Neighbours, open_neighbours
 from proxy.fleet.protocol import Neighbourhood
@@ -253,3 +260,20 @@ async def a_pair() -> AsyncIterator[tuple[Node, Asker]]:
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(a_node())
         yield node, await stack.enter_async_context(an_asker())
+
+
+async def find_nobody() -> None:
+    """Look for nodes, and find none."""
+
+
+def sharing(
+    link: Link,
+    leases: Leases,
+    asker: Asker,
+    background: Background,
+    known: Callable[[], Sequence[str]] = tuple,
+    look: Callable[[], Awaitable[None]] = find_nobody,
+) -> SharedFleet:
+    """Return the fleet as a node sees it that asks as `asker` does, knows of some nodes, and finds more by `look`."""
+    holders = Holders(leases, asker.neighbours, known, look)
+    return SharedFleet(Others(asker.neighbours, holders, Answers(link), leases, background), None)

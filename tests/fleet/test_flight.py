@@ -15,13 +15,12 @@ from proxy.cache.readthrough import ANSWER_SECONDS
 from proxy.cache.turns import NODE_SECONDS
 from proxy.fleet import flight as module
 from proxy.fleet.address import parse
-from proxy.fleet.fleet import TAG_TURNS, SharedFleet
-from proxy.fleet.holders import Holders
+from proxy.fleet.fleet import TAG_TURNS
 from proxy.fleet.leases import Lease, Leases
 from proxy.fleet.link import Link, open_link, prefix_of
 from proxy.oci.digest import Digest
 from proxy.oci.errors import GatewayTimeout, RegistryError, Unavailable
-from tests.fleet.nodes import ALPINE, Node, a_node, an_asker
+from tests.fleet.nodes import ALPINE, Node, a_node, an_asker, sharing
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -52,7 +51,7 @@ async def node() -> AsyncIterator[Node]:
 
 @asynccontextmanager
 async def flying(
-    leases: Leases,
+    link: Link,
     url: str,
     *,
     others: Sequence[str] = (),
@@ -71,15 +70,10 @@ async def flying(
         async def look() -> None:
             known.extend(url for url in coming if url not in known)
 
-        holders = Holders(leases, asker.neighbours, lambda: known, look)
-        fleet = SharedFleet(leases, None, asker.neighbours, holders, None, background)
+        fleet = sharing(link, Leases(link, url), asker, background, lambda: known, look)
         async with fleet.flight(DIGEST, ALPINE, for_node=for_node) as flight:
             yield flight
         await asyncio.sleep(0)
-
-
-async def never() -> None:
-    """Find nobody."""
 
 
 async def led_by(link: Link, url: str) -> Lease:
@@ -105,7 +99,7 @@ async def given(flight: Flight) -> tuple[str | None, RegistryError | None]:
 
 async def test_the_first_leads_and_the_next_follows_it(link: Link, node: Node) -> None:
     node.cache.store(DATA)
-    async with flying(Leases(link, node.url), node.url) as first, flying(Leases(link, DEAD), DEAD) as second:
+    async with flying(link, node.url) as first, flying(link, DEAD) as second:
         assert await first.next() is None
         assert await given(second) == (node.url.partition("://")[2], None)
         assert (first.following, second.following) == (False, True)
@@ -116,13 +110,13 @@ async def test_a_leader_that_is_gone_has_its_lease_taken_and_hears_of_it(
 ) -> None:
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.1)
     one, two = "http://127.0.0.1:2", "http://127.0.0.1:3"
-    async with flying(Leases(link, DEAD), DEAD) as leader, flying(Leases(link, one), one) as follower:
+    async with flying(link, DEAD) as leader, flying(link, one) as follower:
         assert await leader.next() is None
         name, error = await given(follower)
         assert name == "127.0.0.1:9"
         assert isinstance(error, Unavailable)
         assert await follower.next() is None
-        async with asyncio.timeout(5), flying(Leases(link, two), two) as late:
+        async with asyncio.timeout(5), flying(link, two) as late:
             assert [source.name for source in [await late.next()] if source] == ["127.0.0.1:2"]
             while not leader.lost:  # noqa: ASYNC110 - it is a flag
                 await asyncio.sleep(0.02)
@@ -132,7 +126,7 @@ async def test_a_leader_that_is_gone_has_its_lease_taken_and_hears_of_it(
 async def test_a_leader_that_fails_and_is_alive_is_not_robbed_and_not_asked_for_ever(link: Link, node: Node) -> None:
     lease = await led_by(link, node.url)
     node.cache.error = GatewayTimeout("it follows another one")
-    async with flying(Leases(link, DEAD), DEAD) as flight:
+    async with flying(link, DEAD) as flight:
         for _ in range(module.FRUITLESS):
             assert isinstance((await given(flight))[1], GatewayTimeout)
         assert await flight.next() is None
@@ -146,7 +140,7 @@ def test_a_leader_that_stands_still_over_a_manifest_leaves_time_to_ask_the_upstr
 
 async def test_a_leader_that_does_not_believe_this_node_keeps_its_lease(link: Link, node: Node) -> None:
     lease = await led_by(link, node.url)
-    async with flying(Leases(link, DEAD), DEAD, secret=b"the secret of quite another fleet") as flight:
+    async with flying(link, DEAD, secret=b"the secret of quite another fleet") as flight:
         assert isinstance((await given(flight))[1], Unavailable)
         assert await flight.next() is None
         assert await Leases(link, DEAD).look(KEY) == lease
@@ -154,7 +148,7 @@ async def test_a_leader_that_does_not_believe_this_node_keeps_its_lease(link: Li
 
 async def test_what_a_node_waits_for_waits_for_no_node(link: Link, node: Node) -> None:
     await led_by(link, node.url)
-    async with flying(Leases(link, DEAD), DEAD, others=[node.url], for_node=True) as flight:
+    async with flying(link, DEAD, others=[node.url], for_node=True) as flight:
         with pytest.raises(GatewayTimeout):
             await flight.next()
     assert node.cache.asked == []
@@ -165,7 +159,7 @@ async def test_only_who_is_there_is_asked_for_what_he_is_said_to_have(link: Link
     own = "http://127.0.0.1:2"
     for url in (node.url, DEAD):
         await Leases(link, url).hold(KEY)
-    async with flying(Leases(link, own), own, others=[node.url]) as flight:
+    async with flying(link, own, others=[node.url]) as flight:
         assert await given(flight) == (node.url.partition("://")[2], None)
         assert await flight.next() is None
 
@@ -173,7 +167,7 @@ async def test_only_who_is_there_is_asked_for_what_he_is_said_to_have(link: Link
 async def test_who_came_a_moment_ago_is_asked_too(link: Link, node: Node) -> None:
     node.cache.store(DATA)
     await Leases(link, node.url).hold(KEY)
-    async with flying(Leases(link, DEAD), DEAD, others=["http://127.0.0.1:5"], coming=[node.url]) as flight:
+    async with flying(link, DEAD, others=["http://127.0.0.1:5"], coming=[node.url]) as flight:
         assert await given(flight) == (node.url.partition("://")[2], None)
 
 
@@ -198,9 +192,7 @@ async def test_a_late_beat_brings_no_lease_back_that_was_given_up(link: Link, mo
 
     leases = Slow(link, DEAD)
     async with Background() as background, an_asker(own_url=DEAD) as asker:
-        holders = Holders(leases, asker.neighbours, list, never)
-        fleet = SharedFleet(leases, None, asker.neighbours, holders, None, background)
-        async with fleet.flight(DIGEST, ALPINE) as flight:
+        async with sharing(link, leases, asker, background).flight(DIGEST, ALPINE) as flight:
             assert await flight.next() is None
             await beating.wait()
         async with asyncio.timeout(5):

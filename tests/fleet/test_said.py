@@ -20,7 +20,7 @@ from proxy.fleet.protocol import encode_tag
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.names import Tag
-from tests.fleet.nodes import ALPINE, SECRET, TYPE, an_asker
+from tests.fleet.nodes import ALPINE, SECRET, TYPE, an_asker, sharing
 from tests.support.redis import RedisServer
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -37,7 +37,7 @@ async def fleet_at(url: str, own_url: str, secret: bytes = SECRET) -> AsyncItera
         an_asker(own_url=own_url, secret=secret) as asker,
         Background() as background,
     ):
-        yield SharedFleet(Leases(link, own_url), None, asker.neighbours, None, None, background)
+        yield sharing(link, Leases(link, own_url), asker, background)
         leaving = [task for task in asyncio.all_tasks() if task.get_name().startswith("leave ")]
         await asyncio.gather(*leaving)
 
