@@ -1,12 +1,13 @@
-"""One Redis for the tests of the fleet's parts, and a link to it."""
+"""One Redis for the tests of the fleet's parts; a node that answers, and one that asks it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.fleet.nodes import Asker, Node, a_node, an_asker
 from tests.support.redis import RedisServer
 
 
@@ -23,3 +24,9 @@ def redis_url(redis_server: RedisServer) -> str:
     with contextlib.closing(redis_server.client()) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[Node, Asker]]:
+    async with a_node() as node, an_asker() as asker:
+        yield node, asker

@@ -8,7 +8,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -25,7 +25,7 @@ from proxy.fleet.flight import Others
 from proxy.fleet.holders import Holders
 from proxy.fleet.leases import Leases
 from proxy.fleet.link import Link
-from proxy.fleet.neighbour import Neighbour
+from proxy.fleet.neighbour import Neighbour, NeighbourStream
 from proxy.fleet.neighbours import Neighbours, open_neighbours
 from proxy.fleet.protocol import Neighbourhood
 from proxy.fleet_endpoint import Endpoint, Handler
@@ -254,12 +254,12 @@ async def an_asker(
         yield Asker(neighbours, events)
 
 
-@asynccontextmanager
-async def a_pair() -> AsyncIterator[tuple[Node, Asker]]:
-    """One node that answers, and one that asks it."""
-    async with AsyncExitStack() as stack:
-        node = await stack.enter_async_context(a_node())
-        yield node, await stack.enter_async_context(an_asker())
+async def read(stream: NeighbourStream) -> bytes:
+    """Return all of it, and close it."""
+    try:
+        return b"".join([chunk async for chunk in stream])
+    finally:
+        await stream.aclose()
 
 
 async def find_nobody() -> None:
