@@ -15,7 +15,16 @@ from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemoryBlob, MemorySource
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-, 
+from proxy.oci.errors import (
+    BadContent,
+    BlobUnknown,
+    Denied,
+    ManifestUnknown,
+    NotFound,
+    RangeNotSatisfiable,
+    RegistryError,
+    Unavailable,
+)
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.source import Source

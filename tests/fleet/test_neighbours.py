@@ -14,7 +14,16 @@ from proxy.cache.near import TagSaid
 from proxy.fleet.protocol import ANSWER_HEADER, SAYS_HEADER
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-, 
+from proxy.oci.errors import (
+    BadContent,
+    BlobUnknown,
+    GatewayTimeout,
+    ManifestUnknown,
+    RangeNotSatisfiable,
+    RegistryError,
+    Transient,
+    Unavailable,
+)
 from proxy.oci.names import Tag
 from proxy.oci.ranges import ByteRange
 from tests.fleet.nodes import ALPINE, SECRET, TYPE, Answerer, Asker, Growing, Node, a_node, an_asker, read, serving
