@@ -88,6 +88,8 @@ def describe(error: Exception) -> tuple[str, str, int]:
         return "error", f"answered with {said}", said
     if "TimedOut" in text or "timed out" in text:
         return "timeout", "did not answer in time", 0
+    if "BadScheme" in text:
+        return "network", "has a plain-http endpoint, which needs AWS_ALLOW_HTTP=true (GOOGLE_…, AZURE_…)", 0
     if "kind: Connect" in text or "dns error" in text:
         return "network", "cannot be reached", 0
     return "network", "broke off the connection", 0

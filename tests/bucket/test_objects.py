@@ -216,6 +216,15 @@ async def test_a_bucket_where_nobody_listens_is_opened_without_waiting(
         assert bucket.failing == "cannot be reached"
 
 
+async def test_plain_http_that_is_not_allowed_is_told_apart_from_a_connection_that_broke(
+    server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    async with open_bucket(server.url("other"), ignore) as bucket:
+        with pytest.raises(Unavailable, match="AWS_ALLOW_HTTP=true"):
+            await bucket.look(Digest.of(b""))
+
+
 async def test_what_is_no_bucket_is_refused_in_words() -> None:
     with pytest.raises(BucketUnusable, match="s3://"):
         async with open_bucket("file:///tmp", ignore):
