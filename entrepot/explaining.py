@@ -201,7 +201,7 @@ def _verdict(known: Known) -> tuple[bool | None, str]:
         return False, f"{known.reference} is not served: {upstream} said a moment ago: {known.said}"
     if known.digest is None:
         if tag is not None:
-            return False, f"{known.reference} was removed here on {_when(tag.observed_at)}; {alone}"
+            return False, f"{known.reference} was removed on {_when(tag.observed_at)}; {alone}"
         return False, f"{known.reference} has never been seen here; {alone}"
     if tag is not None and _gone(tag):
         said = f"{upstream} said on {_when(tag.denied_at or 0)} that there is no such tag, or that it may not be read"

@@ -40,8 +40,8 @@ REQUESTS = Metric("entrepot_requests_total", "counter", "Answered client request
 LOOKUPS = Metric(
     "entrepot_lookups_total",
     "counter",
-    "Client requests that looked for content, by what came of it: hit, joined, miss (from an upstream), "
-    "neighbour, bucket, stale, relayed, redirected (to the bucket) or error.",
+    "Client requests that looked for content, by what came of it: hit, joined, miss (from an upstream; "
+    "a manifest from wherever), neighbour, bucket, stale, relayed, redirected (to the bucket) or error.",
     ("kind", "upstream", "outcome"),
 )
 SENT_BYTES = Metric("entrepot_sent_bytes_total", "counter", "Bytes of bodies sent to clients.", ("kind", "upstream"))
