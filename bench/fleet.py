@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from bench.clients import ClientFailed, drain, hammer
 from bench.content import MIB, image
 from bench.drain import Plan
 from bench.figures import Column, Floor, Sample, Table
 from bench.processes import DidNotStart, Running, free_port, started
-from bench.scenarios import HERD_RATE
+from bench.scenarios import HERD_RATE, rush
 from bench.servers import DIRECT, ENTREPOT, Bed, Server, blob_path, entrepot, manifest_path
 from bench.turns import Scale, Tell, sample
 
@@ -113,7 +112,7 @@ def fleet_herd(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
 
 def _direct(bed: Bed, size: int) -> Sample:
     _, digest = bed.fresh(size, HERD_RATE)
-    return _shared(bed, bed.upstream, size, digest, 1)
+    return rush(bed, bed.upstream, size, digest, 1)
 
 
 def _rush(bed: Bed, size: int, clients: int) -> Sample:
@@ -121,21 +120,7 @@ def _rush(bed: Bed, size: int, clients: int) -> Sample:
     with fleet(bed, FLEET, NODES) as nodes:
         _, small = bed.fresh(64 * 1024)
         drain(nodes, Plan(nodes.port, blob_path(small), NODES, others=nodes.others))
-        return _shared(bed, nodes, size, digest, clients)
-
-
-def _shared(bed: Bed, server: Server, size: int, digest: str, clients: int) -> Sample:
-    stagger = 0.9 * size / HERD_RATE / clients
-    report, cost = drain(server, Plan(server.port, blob_path(digest), clients, stagger=stagger, others=server.others))
-    counters = bed.counters(digest)
-    return {
-        "last": report.elapsed,
-        "first_ms": median(one.first_byte - one.start for one in report.transfers) * 1000,
-        "gets": counters["gets"],
-        "upstream_mib": counters["sent"] / MIB,
-        "growth_mib": cost.growth / MIB / (1 + len(server.others)),
-        "cpu": cost.cpu,
-    }
+        return rush(bed, nodes, size, digest, clients)
 
 
 def fleet_hits(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:

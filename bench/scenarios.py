@@ -164,17 +164,22 @@ def herd(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
 
 def _rush(bed: Bed, kind: str, size: int, clients: int) -> Sample:
     _, digest = bed.fresh(size, HERD_RATE)
-    stagger = 0.9 * size / HERD_RATE / clients
     with bed.server(kind) as server:
         _warm(bed, server)
-        report, cost = drain(server, Plan(server.port, blob_path(digest), clients, stagger=stagger))
-        counters = bed.counters(digest)
+        return rush(bed, server, size, digest, clients)
+
+
+def rush(bed: Bed, server: Server, size: int, digest: str, clients: int) -> Sample:
+    """Measure what a herd's clients, who take turns between the nodes of `server`, get of a blob of `size` bytes."""
+    stagger = 0.9 * size / HERD_RATE / clients
+    report, cost = drain(server, Plan(server.port, blob_path(digest), clients, stagger=stagger, others=server.others))
+    counters = bed.counters(digest)
     return {
         "last": report.elapsed,
         "first_ms": median(one.first_byte - one.start for one in report.transfers) * 1000,
         "gets": counters["gets"],
         "upstream_mib": counters["sent"] / MIB,
-        "growth_mib": cost.growth / MIB,
+        "growth_mib": cost.growth / MIB / (1 + len(server.others)),
         "cpu": cost.cpu,
     }
 
