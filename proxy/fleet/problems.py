@@ -11,29 +11,20 @@ _RIGHTS = (
     "the user of `redis` may not do what is needed: allow it EVAL, EVALSHA, PING and reads and writes of keys that"
     " begin with entrepot:, as docs/fleet.md lists them"
 )
-_BY_KIND: tuple[tuple[type[Exception], str], ...] = (
+_BY_KIND: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (errors.BusyLoadingError, "it loads its data and answers when it has"),
     (
-        errors.AuthenticationError,
+        (errors.AuthenticationError, errors.AuthorizationError),
         "it refuses the user or the password: check those in the URL of `redis`",
     ),
-    (
-        errors.AuthorizationError,
-        "it refuses the user or the password: check those in the URL of `redis`",
-    ),
-    (
-        errors.NoPermissionError,
-        _RIGHTS,
-    ),
+    (errors.NoPermissionError, _RIGHTS),
     (
         errors.ReadOnlyError,
         "it is a replica and takes no writes: give `redis` the primary, or redis+sentinel:// and its Sentinels",
     ),
     (errors.OutOfMemoryError, "it is out of memory: raise its maxmemory, or set maxmemory-policy volatile-lru"),
-    (errors.AskError, "it is a cluster: write redis+cluster:// in `redis`"),
-    (errors.ClusterCrossSlotError, "it is a cluster: write redis+cluster:// in `redis`"),
+    ((errors.AskError, errors.ClusterCrossSlotError), "it is a cluster: write redis+cluster:// in `redis`"),
     (errors.ClusterDownError, "the cluster is not whole: see `redis-cli cluster info`"),
-    (errors.MasterDownError, "the cluster is not whole: see `redis-cli cluster info`"),
     (errors.RedisClusterException, "no node of the cluster answers as one: is it a Redis Cluster, and does it run?"),
 )
 _BY_TEXT: tuple[tuple[str, str], ...] = (
