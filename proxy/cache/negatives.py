@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Set
 from time import monotonic
 from typing import TypeVar
@@ -19,6 +19,7 @@ from proxy.oci.names import Reference, Repository
 
 MAX_ENTRIES = 10_000
 ANEW_SECONDS = 300.0
+MAX_SETS = 512
 REFERRER_SECONDS = 30.0
 
 Key = tuple[Kind, Repository, str]
@@ -36,7 +37,7 @@ class Negatives:
     ) -> None:
         self._ttl = ttl
         self._fleet = fleet or Alone()
-        self._anew: OrderedDict[Key, float] = OrderedDict()
+        self._anew: deque[tuple[float, Set[Key]]] = deque(maxlen=MAX_SETS)
         self._now = now
         self._entries: OrderedDict[Key, tuple[float, NotFound]] = OrderedDict()
 
@@ -70,12 +71,8 @@ class Negatives:
 
     def forget_all(self, keys: Set[Key]) -> None:
         """Forget what was said of each of `keys`, also what other nodes were told until now."""
-        now = self._now()
-        for key in keys:
-            self._anew[key] = now
-            self._anew.move_to_end(key)
-        while len(self._anew) > MAX_ENTRIES:
-            self._anew.popitem(last=False)
+        if not self._fleet.alone:
+            self._anew.append((self._now(), keys))
         for key in keys if len(keys) < len(self._entries) else list(self._entries):
             if key in keys:
                 self._entries.pop(key, None)
@@ -99,8 +96,11 @@ class Negatives:
 
     async def _ask_fleet(self, kind: Kind, repository: Repository, reference: Reference) -> None:
         """Raise what another node was told; what is known to have come since is asked for anew."""
-        anew = self._anew.get((kind, repository, reference))
-        if anew is not None and self._now() - anew < ANEW_SECONDS:
+        if self._fleet.alone:
+            return
+        while self._anew and self._now() - self._anew[0][0] > ANEW_SECONDS:
+            self._anew.popleft()
+        if any((kind, repository, reference) in keys for _, keys in self._anew):
             return
         told = await self._fleet.missing(kind, repository, reference)
         if told is not None:
