@@ -74,8 +74,3 @@ class Changes:
             for wait in waits:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-
-
-def changes_handler(catalog: Catalog) -> Changes:
-    """Return what answers `GET /sync/v1/changes`; `end` it before the server drains."""
-    return Changes(catalog)

@@ -25,7 +25,7 @@ from proxy.store.feed import read_page
 from proxy.store.layout import Layout
 from sync import feed
 from sync.exchange import Exchange, Fetch
-from sync.feed import changes_handler
+from sync.feed import Changes
 from sync.records import MSGPACK, Question
 from tests.store.contents import ALPINE, BUSYBOX, TYPES, digest
 
@@ -155,7 +155,7 @@ class Fleet(RuleBasedStateMachine):
             self._pages -= 1
             if self._pages < 0:
                 raise Unavailable("crashed")
-            handler = changes_handler(self._catalogs[giver])
+            handler = Changes(self._catalogs[giver])
             return await handler._answer(Question.parse(target.partition("?")[2]), MSGPACK)
 
         return fetch
