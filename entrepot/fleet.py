@@ -22,7 +22,8 @@ from entrepot.upstreams import Sources
 from entrepot.views import FleetView, NodeView
 from metrics.events import Emit
 from proxy.bucket.collector import Collector, Turn, always
-from proxy.bucket.objects import Bucket, BucketUnusable, open_bucket
+from proxy.bucket.connecting import BucketUnusable
+from proxy.bucket.objects import Bucket, open_bucket
 from proxy.bucket.source import BucketSource
 from proxy.bucket.uploads import Uploader
 from proxy.cache.near import Alone, Fleet, Shelf

@@ -11,7 +11,7 @@ from entrepot.answers import read_body
 from entrepot.collecting import CollectError, CollectFailed, CollectLine, collect, collect_bucket
 from entrepot.lines import Lines, stream
 from entrepot.view import VIEW
-from proxy.bucket.objects import BucketUnusable
+from proxy.bucket.connecting import BucketUnusable
 from proxy.oci.errors import RegistryError
 
 _log = logging.getLogger(__name__)

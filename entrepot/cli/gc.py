@@ -62,7 +62,7 @@ def _by_mirror(mirror: RunningMirror, wanted: dict[str, object], gone: list[Line
 async def _in_process(config: Config, dry_run: bool, in_store: bool, gone: list[Line]) -> End:
     from entrepot.collecting import CollectFailed, collect, collect_bucket
     from metrics.events import ignore
-    from proxy.bucket.objects import BucketUnusable
+    from proxy.bucket.connecting import BucketUnusable
     from proxy.oci.errors import RegistryError
     from proxy.store.store import Store
 

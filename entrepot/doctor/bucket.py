@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from metrics.events import ignore
-from proxy.bucket.objects import Bucket, BucketUnusable, open_bucket
+from proxy.bucket.connecting import BucketUnusable
+from proxy.bucket.objects import Bucket, open_bucket
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
 

@@ -3,11 +3,7 @@
 Objects lie under `v1/blobs/<algorithm>/<2 hex>/<hex>` below the prefix, manifests with their media type as their
 Content-Type. The metadata `public` says that the content was once fetched anonymously.
 
-obstore talks to S3, GCS and Azure; credentials and endpoint come from the environment that their own tools read
-(`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
-`AWS_WEB_IDENTITY_TOKEN_FILE` and what instances and containers are given; `GOOGLE_SERVICE_ACCOUNT`,
-`GOOGLE_APPLICATION_CREDENTIALS`; `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY`, …). A plain-http endpoint
-needs `AWS_ALLOW_HTTP=true` (`GOOGLE_…`, `AZURE_…`).
+How the bucket is reached lies in `connecting`, whether it is asked at all in `breaker`.
 """
 
 from __future__ import annotations
@@ -23,11 +19,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import AzureStore, GCSStore, S3Store, from_url
 
 from metrics.events import BucketHealth, BucketRequest, BucketTransferred, Emit
 from proxy.bucket.answers import IDLE_SECONDS, NAME, Opened, describe, is_public
 from proxy.bucket.breaker import Breaker
+from proxy.bucket.connecting import Store, connect
 from proxy.oci.descriptor import OCTET_STREAM
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DigestInvalid, RangeNotSatisfiable, Unavailable
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
 FOLDER = "v1/blobs"
-CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 LIST_SECONDS = 30.0
 READ_SECONDS = 6.0
@@ -51,7 +46,6 @@ PART_SECONDS = 2.0 * PART / SLOWEST
 MOST_PARTS = 9000
 PAGE = 500
 
-Store = S3Store | GCSStore | AzureStore
 T = TypeVar("T")
 
 
@@ -63,10 +57,6 @@ class Object:
     size: int
     modified: float
     public: bool = False
-
-
-class BucketUnusable(Exception):
-    """The URL or the environment does not name a bucket that can be used; the message says what is wrong."""
 
 
 class _Missing(Exception):
@@ -305,7 +295,8 @@ async def open_bucket(url: str, emit: Emit, environment: Mapping[str, str] = os.
     Raises BucketUnusable.
     """
     store, uploads = [
-        await asyncio.to_thread(_connect, url, environment, seconds) for seconds in (IDLE_SECONDS, PART_SECONDS)
+        await asyncio.to_thread(connect, url, environment, seconds, ANSWER_SECONDS)
+        for seconds in (IDLE_SECONDS, PART_SECONDS)
     ]
     bucket = Bucket(store, uploads, emit)
     probing = asyncio.create_task(bucket.probe(), name="is the bucket back")
@@ -329,33 +320,6 @@ def digest_of(key: str) -> Digest | None:
     except DigestInvalid:
         return None
     return digest if key_of(digest) == key else None
-
-
-def _connect(url: str, environment: Mapping[str, str], idle_seconds: float) -> Store:
-    """Make a client whose requests fail when nothing is received for so long; what is sent does not count."""
-    plain = any(
-        environment.get(f"{cloud}_ALLOW_HTTP", "").lower() in ("1", "true") for cloud in ("AWS", "GOOGLE", "AZURE")
-    )
-    try:
-        store = from_url(
-            url,
-            client_options={
-                "allow_http": plain,
-                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
-                "read_timeout": timedelta(seconds=idle_seconds),
-                "timeout": timedelta(days=1),
-            },
-            retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=ANSWER_SECONDS)},
-        )
-    except (BaseError, ValueError, OSError) as error:
-        kind = type(error).__name__
-        raise BucketUnusable(
-            f"the store {url.partition('?')[0]} cannot be used ({kind}): "
-            "see the URL, and the variables of the environment that give credentials and endpoint"
-        ) from None
-    if not isinstance(store, S3Store | GCSStore | AzureStore):
-        raise BucketUnusable(f"the store {url.partition('?')[0]} is no bucket: give s3://, gs:// or az://")
-    return store
 
 
 def _options(span: ByteRange | None) -> GetOptions:

@@ -13,7 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from metrics.events import BucketHealth, BucketRequest, Event, ignore
-from proxy.bucket.objects import PART, Bucket, BucketUnusable, digest_of, key_of, open_bucket
+from proxy.bucket.connecting import BucketUnusable
+from proxy.bucket.objects import PART, Bucket, digest_of, key_of, open_bucket
 from proxy.bucket.source import BucketSource
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, BlobUnknown, ManifestUnknown, RangeNotSatisfiable, Unavailable
