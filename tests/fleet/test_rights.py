@@ -76,7 +76,10 @@ async def test_the_documented_rights_are_enough(redis_server: RedisServer, monke
     assert refused <= {"info"}, "the page lacks a right"
 
 
-async def test_a_right_that_lacks_is_told_once_and_for_as_long_as_it_lacks(redis_server: RedisServer) -> None:
+async def test_a_right_that_lacks_is_told_once_and_for_as_long_as_it_lacks(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.fleet.link.PROBE_EVERY", 0.1)
     events: list[Event] = []
     with contextlib.closing(redis_server.client()) as client:
         client.execute_command(*documented(), "-zadd")
@@ -84,7 +87,7 @@ async def test_a_right_that_lacks_is_told_once_and_for_as_long_as_it_lacks(redis
             url = f"redis://entrepot:hidden@{redis_server.address}/0"
             async with open_link(parse(url), events.append, prefix=prefix_of("eu")) as link, asyncio.timeout(5):
                 leases = Leases(link, ME)
-                while sum(isinstance(event, RedisRefused) for event in events) < 30:
+                while sum(isinstance(event, RedisRefused) for event in events) < 12:
                     with contextlib.suppress(LinkDown):
                         await leases.hold("key")
                     await asyncio.sleep(0.05)
