@@ -75,7 +75,7 @@ class CollectFailed(Exception):
 
 
 async def collect(
-    store: Store, quota: int | None, emit: Emit, dry_run: bool, report: Callable[[Gone], None]
+    store: Store, quota: int | None, emit: Emit, report: Callable[[Gone], None], *, dry_run: bool
 ) -> Collected:
     """Evict down to the low watermark, drop orphans older than an hour and empty the trash; or only say what would go.
 
@@ -91,7 +91,7 @@ async def collect(
 
 
 async def collect_bucket(
-    config: Config, store: Store, emit: Emit, turn: Turn | None, dry_run: bool, report: Callable[[Deleted], None]
+    config: Config, store: Store, emit: Emit, turn: Turn | None, report: Callable[[Deleted], None], *, dry_run: bool
 ) -> BucketCollected:
     """Delete from the bucket what was removed longer than its grace ago; or only say what would go.
 

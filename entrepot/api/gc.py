@@ -41,8 +41,8 @@ async def _answer(request: web.Request) -> web.StreamResponse:
         try:
             if wanted.store:
                 emit, turn = view.metrics.observe, view.part.turn
-                return await collect_bucket(view.config, view.store, emit, turn, wanted.dry_run, lines.put)
-            return await collect(view.store, view.config.quota, view.metrics.observe, wanted.dry_run, lines.put)
+                return await collect_bucket(view.config, view.store, emit, turn, lines.put, dry_run=wanted.dry_run)
+            return await collect(view.store, view.config.quota, view.metrics.observe, lines.put, dry_run=wanted.dry_run)
         except (CollectFailed, BucketUnusable, RegistryError) as error:
             return CollectError(str(error))
         except OSError as error:

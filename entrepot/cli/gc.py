@@ -41,7 +41,7 @@ def gc(config: Config, output: Output, dry_run: bool, in_store: bool) -> int:
     if running is not None:
         end = _by_mirror(running, {"dry_run": dry_run, "store": in_store}, gone)
     else:
-        end = asyncio.run(_in_process(config, dry_run, in_store, gone))
+        end = asyncio.run(_in_process(config, gone, dry_run=dry_run, in_store=in_store))
     return _tell(output, gone, end)
 
 
@@ -59,7 +59,7 @@ def _by_mirror(mirror: RunningMirror, wanted: dict[str, object], gone: list[Line
     raise CommandFailed("the running mirror ended before all was done; see its log, then run gc again")
 
 
-async def _in_process(config: Config, dry_run: bool, in_store: bool, gone: list[Line]) -> End:
+async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_store: bool) -> End:
     from entrepot.collecting import CollectFailed, collect, collect_bucket
     from metrics.events import ignore
     from proxy.bucket.connecting import BucketUnusable
@@ -69,8 +69,8 @@ async def _in_process(config: Config, dry_run: bool, in_store: bool, gone: list[
     store = await Store.open(config.data)
     try:
         if in_store:
-            return await collect_bucket(config, store, ignore, None, dry_run, gone.append)
-        return await collect(store, config.quota, ignore, dry_run, gone.append)
+            return await collect_bucket(config, store, ignore, None, gone.append, dry_run=dry_run)
+        return await collect(store, config.quota, ignore, gone.append, dry_run=dry_run)
     except (BucketUnusable, CollectFailed, RegistryError) as error:
         raise CommandFailed(str(error)) from None
     finally:

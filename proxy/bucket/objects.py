@@ -237,10 +237,11 @@ class Bucket:
         range_asked: bool = False,
     ) -> T:
         self._breaker.check()
-        return await self._question(operation, work, ANSWER_SECONDS if seconds is None else seconds, range_asked)
+        limit = ANSWER_SECONDS if seconds is None else seconds
+        return await self._question(operation, work, limit, range_asked=range_asked)
 
     async def _question(
-        self, operation: str, work: Callable[[], Awaitable[T]], seconds: float, range_asked: bool = False
+        self, operation: str, work: Callable[[], Awaitable[T]], seconds: float, *, range_asked: bool = False
     ) -> T:
         since = time.monotonic()
         outcome = "cancelled"

@@ -137,7 +137,7 @@ class Health:
         self._answered_at = now
         bad = status >= 500
         if self._opened_at is None:
-            self._note(now, bad, status)
+            self._note(now, status)
         elif bad:
             if self.state is State.HALF_OPEN and since >= self._opened_at:
                 self._open(Unavailable(f"{self._host} still answers with {status}"), by_answers=True)
@@ -175,7 +175,8 @@ class Health:
         if self._opened_at is not None and self._opened_at < now - age:
             self._until = min(self._until, now)
 
-    def _note(self, now: float, bad: bool, status: int) -> None:
+    def _note(self, now: float, status: int) -> None:
+        bad = status >= 500
         self._answers.append((now, bad))
         while self._answers[0][0] < now - WATCHED_SECONDS:
             self._answers.popleft()

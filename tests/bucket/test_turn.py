@@ -93,4 +93,4 @@ async def test_gc_is_refused_where_no_mirror_of_the_fleet_runs_and_where_another
     config = Config(data=tmp_path / "data", upstreams=(), redis=SecretUrl("redis://127.0.0.1:9"), store=url)
     for right, why in ((None, "does not run"), (taken, "another node collects")):
         with pytest.raises(CollectFailed, match=why):
-            await collect_bucket(config, store, ignore, right, False, list[Deleted]().append)
+            await collect_bucket(config, store, ignore, right, list[Deleted]().append, dry_run=False)

@@ -70,6 +70,6 @@ async def test_each_closure_is_reported(tmp_path: Path, dry_run: bool) -> None:
     await fill(tmp_path, 3)
     store = await Store.open(tmp_path)
     told: list[Gone] = []
-    end = await collect(store, 2500, ignore, dry_run, told.append)
+    end = await collect(store, 2500, ignore, told.append, dry_run=dry_run)
     assert (len(told), end.closures, end.used) == (1, 1, 3000 if dry_run else 2000)
     await store.close()
