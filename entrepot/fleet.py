@@ -47,8 +47,6 @@ from sync.feed import Changes
 COLLECTING = "collecting"
 BEHIND_SECONDS = 60.0
 """Whoever has not had all records of another node for so long does not judge what may go."""
-MOST_PAGE = 16 << 20
-BODY_SECONDS = 20.0
 
 Role = Literal["node", "worker", "command"]
 """What a process is: the one that owns the data folder and serves; one that answers clients beside it; or a command
@@ -229,7 +227,7 @@ async def _present(store: Store, nodes: Nodes, neighbours: Neighbours, emit: Emi
 
     async def fetch(node: str, target: str, seconds: float) -> bytes:
         async with neighbours.request(node, "GET", target, timeout=seconds) as answer:
-            return await answer.read(MOST_PAGE, BODY_SECONDS)
+            return await answer.read()
 
     exchange = Exchange(store.catalog, nodes.urls, nodes.changed, fetch, emit)
     async with Background() as background:

@@ -26,11 +26,6 @@ class Answers:
         self._link = link
         self._noted: asyncio.Queue[tuple[Keys, Arguments]] = asyncio.Queue(WAITING_MOST)
 
-    @property
-    def waiting(self) -> int:
-        """How many are noted and not told yet."""
-        return self._noted.qsize()
-
     async def missing(self, kind: Kind, repository: Repository, reference: Reference) -> str | None:
         """Return the message of the 404 that a node heard lately, None where nobody did. Raises LinkDown."""
         said = await self._link.run(_MISSING, [self._key(kind, repository, reference)])

@@ -171,7 +171,7 @@ async def test_404s_that_nobody_takes_are_not_kept_without_bound(link: Link) -> 
     answers = Answers(link)
     for number in range(5000):
         answers.note_missing("manifest", ALPINE, Tag(f"t{number}"), "none", 60)
-    assert answers.waiting == 1000
+    assert answers._noted.qsize() == 1000
 
 
 # Hosts
