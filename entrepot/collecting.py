@@ -13,6 +13,7 @@ from entrepot.config import Config
 from metrics.events import Emit
 from proxy.bucket.collector import Collector, Turn, always
 from proxy.bucket.objects import open_bucket
+from proxy.store.feed import read_cursors
 from proxy.store.store import Store
 from proxy.store.sweep import Sweeper
 
@@ -100,7 +101,8 @@ async def collect_bucket(
     """
     if config.store is None:
         raise CollectFailed("no store is configured: name the bucket in the configuration, or in ENTREPOT_STORE")
-    if turn is None and config.redis is not None and not dry_run:
+    alone = config.redis is None and not await store.catalog.read(read_cursors)
+    if turn is None and not alone and not dry_run:
         raise CollectFailed(
             "this node is one of a fleet and does not run, so it may not know what the others want: run it where a "
             "mirror of the fleet runs"

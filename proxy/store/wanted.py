@@ -30,8 +30,9 @@ WANTED = f"""
 REMOVED = f"""
     {_ABOVE} SELECT max(membership.version) FROM above CROSS JOIN membership ON membership.digest = above.digest
 """
-BUSY = """
-    SELECT EXISTS (SELECT 1 FROM intent WHERE digest = :digest) OR EXISTS (SELECT 1 FROM upload WHERE digest = :digest)
+BUSY = f"""
+    {_ABOVE} SELECT EXISTS (SELECT 1 FROM above CROSS JOIN intent ON intent.digest = above.digest)
+        OR EXISTS (SELECT 1 FROM above CROSS JOIN upload ON upload.digest = above.digest)
 """
 UNLEARNED = """
     SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE digest = :digest)

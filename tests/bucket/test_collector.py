@@ -94,6 +94,24 @@ async def test_what_names_others_goes_before_these(
     assert len(went) == 8
 
 
+async def test_what_a_manifest_names_stays_while_that_is_on_its_way_to_the_bucket(
+    store: Store, bucket: Bucket, clock: Clock, collector: Collector
+) -> None:  # P27
+    await store.catalog.aim(AIM)
+    config, layer = await keep(store, b"config"), await keep(store, b"layer")
+    manifest = await keep_manifest(store, image(b"config", b"layer"))
+    await upload(store, bucket)
+    await store.catalog.remove(HERE, manifest)
+    await store.catalog.write(
+        lambda transaction: transaction.connection.execute(
+            "INSERT INTO upload (digest, since) VALUES (?, 0)", (manifest,)
+        )
+    )
+    clock.ahead = 2 * GRACE
+    assert await gone(collector) == set()
+    assert await has(bucket, config, layer, manifest) == [True] * 3
+
+
 async def test_a_layer_that_another_image_names_stays(
     store: Store, bucket: Bucket, clock: Clock, collector: Collector
 ) -> None:

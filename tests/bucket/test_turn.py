@@ -94,3 +94,16 @@ async def test_gc_is_refused_where_no_mirror_of_the_fleet_runs_and_where_another
     for right, why in ((None, "does not run"), (taken, "another node collects")):
         with pytest.raises(CollectFailed, match=why):
             await collect_bucket(config, store, ignore, right, list[Deleted]().append, dry_run=False)
+
+
+async def test_gc_is_refused_where_the_catalog_knows_other_nodes_whatever_is_configured(
+    tmp_path: Path, store: Store, url: str
+) -> None:
+    await store.catalog.write(
+        lambda transaction: transaction.connection.execute(
+            "INSERT INTO cursor (epoch, node, seq, at) VALUES ('e', 'http://10.0.0.1:5000', 1, 0)"
+        )
+    )
+    config = Config(data=tmp_path / "data", upstreams=(), store=url)
+    with pytest.raises(CollectFailed, match="does not run"):
+        await collect_bucket(config, store, ignore, None, list[Deleted]().append, dry_run=False)
