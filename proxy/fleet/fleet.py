@@ -109,7 +109,7 @@ async def _place(
 ) -> Lease | None:
     """Return the lease that is ours while we ask; None where somebody has said it, or nobody can be waited for."""
     key = f"tag:{repository}:{tag}"
-    standing = await leases.acquire(key, mine_is_dead=True)
+    standing = await leases.acquire(key)
     for _ in range(TAG_TURNS):
         question.said = _said(neighbours, key, standing.said, max_age)
         leader = standing.theirs
@@ -124,7 +124,7 @@ async def _place(
         except (RegistryError, TimeoutError, ValueError):
             pass
         dead = not await neighbours.alive(leader.node)
-        standing = await leases.acquire(key, instead_of=leader if dead else None, mine_is_dead=True)
+        standing = await leases.acquire(key, instead_of=leader if dead else None)
     return standing.ours
 
 

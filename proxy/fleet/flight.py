@@ -166,7 +166,7 @@ class DigestFlight:
             alive = await others.neighbours.alive(gone.node)
         try:
             instead_of = None if alive else gone
-            standing = await others.leases.acquire(str(self._digest), instead_of=instead_of, mine_is_dead=True)
+            standing = await others.leases.acquire(str(self._digest), instead_of=instead_of)
             self._leader = standing.theirs
             if standing.ours is not None:
                 self._ours = standing.ours

@@ -46,16 +46,15 @@ _ACQUIRE = Script(
     NOW
     + _HOLDERS
     + """
-local mine, node, lease_ms, hint_ms, instead_of, dead = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5],
-    ARGV[6]
+local mine, node, lease_ms, hint_ms, instead_of = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local held = redis.call('GET', KEYS[1])
 if held then
   local left = redis.call('PTTL', KEYS[1])
   if left < 0 or left > lease_ms then redis.call('PEXPIRE', KEYS[1], lease_ms) end
-  if held == instead_of or (dead == '1' and string.match(held, '^%S+ (.*)$') == node) then held = false end
+  if held == instead_of or string.match(held, '^%S+ (.*)$') == node then held = false end
 end
 if not held then redis.call('SET', KEYS[1], mine .. ' ' .. node, 'PX', lease_ms) end
-return {held, redis.call('GET', KEYS[3]), now, holders(KEYS[2], node, now, hint_ms, tonumber(ARGV[7]))}
+return {held, redis.call('GET', KEYS[3]), now, holders(KEYS[2], node, now, hint_ms, tonumber(ARGV[6]))}
 """,
 )
 _BEAT = Script(
@@ -128,26 +127,18 @@ class Leases:
         self._link = link
         self._node = node
 
-    async def acquire(self, key: str, *, instead_of: Lease | None = None, mine_is_dead: bool = False) -> Standing:
+    async def acquire(self, key: str, *, instead_of: Lease | None = None) -> Standing:
         """Take the lease of `key` where nobody has it, or learn who does.
 
-        instead_of: this very lease, whose holder was found dead, is taken over. mine_is_dead: so is one that this node
-        itself has, since whoever in it held it is gone.
+        One that this node itself has is taken over, as whoever in it held it is gone: a node asks once at a time.
+        instead_of: so is this very lease, whose holder was found dead.
         """
         ours = Lease(key, secrets.token_hex(16), self._node)
         before = "" if instead_of is None else _value(instead_of)
         held, said, now, holders = await self._link.run(
             _ACQUIRE,
             self._keys(key),
-            (
-                ours.nonce,
-                self._node,
-                _ms(LEASE_SECONDS),
-                _ms(HINT_SECONDS),
-                before,
-                int(mine_is_dead),
-                HOLDERS_MOST,
-            ),
+            (ours.nonce, self._node, _ms(LEASE_SECONDS), _ms(HINT_SECONDS), before, HOLDERS_MOST),
         )
         theirs = _lease(key, held)
         return Standing(
@@ -199,7 +190,7 @@ async def sole(leases: Leases, key: str) -> AsyncIterator[bool]:
     It is renewed meanwhile. Whoever stands still may find that another does the work, too.
     """
     try:
-        lease = (await leases.acquire(key, mine_is_dead=True)).ours
+        lease = (await leases.acquire(key)).ours
     except LinkDown:
         lease = None
     if lease is None:

@@ -86,11 +86,11 @@ class LeaseMachine(RuleBasedStateMachine):
     def key(self) -> str:
         return f"{PREFIX}{{{KEY}}}:lease"
 
-    def take(self, name: str, instead_of: Lease | None = None, *, mine_is_dead: bool = False) -> None:
+    def take(self, name: str, instead_of: Lease | None = None) -> None:
         before = self.held
-        standing = self.runner.run(self.nodes[name].acquire(KEY, instead_of=instead_of, mine_is_dead=mine_is_dead))
+        standing = self.runner.run(self.nodes[name].acquire(KEY, instead_of=instead_of))
         assert list(standing.holders) == [node for node in self.holders if node != name]
-        free = before is None or before == instead_of or (mine_is_dead and before.node == name)
+        free = before is None or before == instead_of or before.node == name
         if free:
             assert standing.theirs is None
             assert standing.ours is not None
@@ -125,7 +125,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def acquire_what_somebody_gone_in_this_node_held(self, name: str) -> None:
         if self.runs(name):
             self.ours.pop(name, None)
-            self.take(name, mine_is_dead=True)
+            self.take(name)
 
     @rule(name=st.sampled_from(NAMES))
     def take_over_from_whom_it_saw_lead(self, name: str) -> None:
