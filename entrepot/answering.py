@@ -18,15 +18,12 @@ from entrepot.mirror import Mirror
 from entrepot.tls import listening_tls
 from metrics.events import Emit
 from proxy.app import Face
-from proxy.bucket.redirects import Redirects
 from proxy.cache.once import Background
 from proxy.cache.readthrough import ANSWER_SECONDS
 from proxy.clients import Clients
-from proxy.fleet_endpoint import Endpoint
 from proxy.front import Answerer, Front
 from proxy.handlers import Locate
 from proxy.server import BACKLOG, Server, connection_bound, listen
-from sync.records import CHANGES
 
 _ADVICE = {
     errno.EADDRINUSE: "; end the program that listens there, or give another address",
@@ -81,10 +78,17 @@ class Answering:
 
 def _locate(mirror: Mirror) -> Locate | None:
     bucket = mirror.part.bucket
-    return Redirects(mirror.store, bucket).location if bucket is not None and mirror.config.store_redirect else None
+    if bucket is None or not mirror.config.store_redirect:
+        return None
+    from proxy.bucket.redirects import Redirects
+
+    return Redirects(mirror.store, bucket).location
 
 
-def _endpoint(mirror: Mirror, emit: Emit) -> Endpoint:
+def _endpoint(mirror: Mirror, emit: Emit) -> Answerer:
+    from proxy.fleet_endpoint import Endpoint
+    from sync.records import CHANGES
+
     part = mirror.part
     more = {} if part.changes is None else {CHANGES: part.changes}
     return Endpoint(part.url, part.secret, mirror.cache, emit, more=more)

@@ -6,16 +6,18 @@ On the disk by evicting, or, with `--store`, in the bucket by deleting what was 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from entrepot.config import Config
 from metrics.events import Emit
-from proxy.bucket.collector import Collector, Turn, always
-from proxy.bucket.objects import open_bucket
 from proxy.store.feed import read_cursors
 from proxy.store.store import Store
 from proxy.store.sweep import Sweeper
+
+if TYPE_CHECKING:
+    from proxy.bucket.collector import Turn
 
 
 class Gone(msgspec.Struct, frozen=True, tag_field="event", tag="evicted"):
@@ -96,8 +98,7 @@ async def collect_bucket(
 ) -> BucketCollected:
     """Delete from the bucket what was removed longer than its grace ago; or only say what would go.
 
-    turn: the right to, None where no mirror runs. Raises CollectFailed where it may not be done, BucketUnusable,
-    Unavailable.
+    turn: the right to, None where no mirror runs. Raises CollectFailed where it may not or cannot be done, Unavailable.
     """
     if config.store is None:
         raise CollectFailed("no store is configured: name the bucket in the configuration, or in ENTREPOT_STORE")
@@ -107,11 +108,18 @@ async def collect_bucket(
             "this node is one of a fleet and does not run, so it may not know what the others want: run it where a "
             "mirror of the fleet runs"
         )
-    async with open_bucket(config.store, emit) as bucket:
-        collector = Collector(store.catalog, bucket, emit, config.store_grace, turn or always)
-        done = await collector.collect(
-            dry_run=dry_run, report=lambda found: report(Deleted(str(found.digest), found.size))
-        )
+    from proxy.bucket.collector import Collector, always
+    from proxy.bucket.connecting import BucketUnusable
+    from proxy.bucket.objects import open_bucket
+
+    try:
+        async with open_bucket(config.store, emit) as bucket:
+            collector = Collector(store.catalog, bucket, emit, config.store_grace, turn or always)
+            done = await collector.collect(
+                dry_run=dry_run, report=lambda found: report(Deleted(str(found.digest), found.size))
+            )
+    except BucketUnusable as error:
+        raise CollectFailed(str(error)) from None
     if done is None:
         raise CollectFailed("another node collects in the bucket now, or Redis does not answer: try again later")
     return BucketCollected(dry_run, done.objects, done.deleted, done.bytes, done.removed, done.unknown)

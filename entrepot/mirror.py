@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from entrepot import __version__
 from entrepot.config import Config
-from entrepot.fleet import Joined, Role, joined, sharing_hosts
+from entrepot.part import Joined, Role, joined, sharing_hosts
 from entrepot.upstreams import Sources, open_sources, under_quota
 from entrepot.view import CrewView
 from metrics.events import Emit, ignore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aiohttp import web
 
@@ -12,12 +12,14 @@ from entrepot.pulling import PullingCache
 from entrepot.refreshing import RefreshingCache
 from entrepot.views import FillView, FleetView, UpstreamView, WorkerView
 from metrics.prometheus import Metrics
-from proxy.bucket.collector import Turn
 from proxy.cache.fill import FillStatus
 from proxy.oci.names import Reference, Repository
 from proxy.store.catalog import Catalog
 from proxy.store.records import StoreStats, VerifyProgress, VerifyReport
 from proxy.store.store import Store
+
+if TYPE_CHECKING:
+    from proxy.bucket.collector import Turn
 
 State = Literal["starting", "ready", "draining"]
 
@@ -71,7 +73,7 @@ class PartView(Protocol):
     """A part in a fleet, as far as it is shown, or used for a command."""
 
     @property
-    def turn(self) -> Turn:
+    def turn(self) -> Turn | None:
         """The right to collect garbage in the bucket."""
         ...
 

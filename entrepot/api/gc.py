@@ -11,7 +11,6 @@ from entrepot.answers import read_body
 from entrepot.collecting import CollectError, CollectFailed, CollectLine, collect, collect_bucket
 from entrepot.lines import Lines, stream
 from entrepot.view import VIEW
-from proxy.bucket.connecting import BucketUnusable
 from proxy.oci.errors import RegistryError
 
 _log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
                 emit, turn = view.metrics.observe, view.part.turn
                 return await collect_bucket(view.config, view.store, emit, turn, lines.put, dry_run=wanted.dry_run)
             return await collect(view.store, view.config.quota, view.metrics.observe, lines.put, dry_run=wanted.dry_run)
-        except (CollectFailed, BucketUnusable, RegistryError) as error:
+        except (CollectFailed, RegistryError) as error:
             return CollectError(str(error))
         except OSError as error:
             _log.error("gc failed: %s", error)

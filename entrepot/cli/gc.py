@@ -62,7 +62,6 @@ def _by_mirror(mirror: RunningMirror, wanted: dict[str, object], gone: list[Line
 async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_store: bool) -> End:
     from entrepot.collecting import CollectFailed, collect, collect_bucket
     from metrics.events import ignore
-    from proxy.bucket.connecting import BucketUnusable
     from proxy.oci.errors import RegistryError
     from proxy.store.store import Store
 
@@ -71,7 +70,7 @@ async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_sto
         if in_store:
             return await collect_bucket(config, store, ignore, None, gone.append, dry_run=dry_run)
         return await collect(store, config.quota, ignore, gone.append, dry_run=dry_run)
-    except (BucketUnusable, CollectFailed, RegistryError) as error:
+    except (CollectFailed, RegistryError) as error:
         raise CommandFailed(str(error)) from None
     finally:
         await store.close()

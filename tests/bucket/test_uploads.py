@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entrepot.config import Config
-from entrepot.fleet import Role, joined
+from entrepot.part import Role, joined
 from metrics.events import BucketTransferred, Event, UploadsQueued, ignore
 from proxy.bucket.objects import Bucket, Object, open_bucket
 from proxy.bucket.uploads import Uploader, wants_upload
