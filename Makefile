@@ -8,8 +8,8 @@ RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 APT := apt-get update && apt-get install -y python3-venv make
 ARGS ?=
-# Two processes; what shares daemons stays together (tests/conftest.py). SPLIT= for one, as a debugger needs.
-SPLIT ?= -n 2 --dist loadgroup --no-loadscope-reorder
+# Three processes, as many wait for others; what shares daemons stays together (tests/conftest.py). SPLIT= for one, as a debugger needs.
+SPLIT ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow go-clients bench lint types imports format check lock clean
