@@ -19,7 +19,7 @@ from tests.support.fake_upstream import FakeUpstream
 from tests.support.fleet import Fleet, ask, eventually, fleet_of
 from tests.support.redis import RedisServer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("redis-server"), pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("redis-server")]
 PREFIX = "shared/images"
 
 
@@ -91,6 +91,7 @@ async def test_what_one_node_filled_the_others_serve_from_the_bucket_without_it_
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 async def test_pulls_go_on_while_the_bucket_stands_still_for_a_minute_and_the_backlog_is_uploaded(
     sharing: Sharing,
 ) -> None:
@@ -109,6 +110,7 @@ async def test_pulls_go_on_while_the_bucket_stands_still_for_a_minute_and_the_ba
     await eventually("the backlog is in the bucket", sharing.has(*digests), seconds=120)
 
 
+@pytest.mark.slow
 async def test_a_backlog_outlives_the_death_of_its_node_and_of_the_bucket(sharing: Sharing) -> None:
     stage = sharing.stage
     await asyncio.to_thread(sharing.bucket.stop)
@@ -120,6 +122,7 @@ async def test_a_backlog_outlives_the_death_of_its_node_and_of_the_bucket(sharin
     await eventually("it is in the bucket", sharing.has(digest), seconds=60)
 
 
+@pytest.mark.slow
 async def test_one_blob_that_all_nodes_want_is_read_from_the_bucket_and_not_from_upstream(sharing: Sharing) -> None:
     stage = sharing.stage
     digest, data = stage.offer(6 * MIB)
