@@ -333,7 +333,7 @@ def test_dockerd_reads_what_is_written_beside_what_was_there(tmp_path: Path) -> 
     daemon = Program(argv, tmp_path / "log", {})
     try:
         command = ["docker", "-H", host, "info", "--format", "{{json .RegistryConfig}}"]
-        answer = run(["sh", "-c", 'for i in $(seq 100); do "$@" && exit; sleep 0.1; done; exit 1', "sh", *command])
+        answer = run(["sh", "-c", 'for i in $(seq 300); do "$@" && exit; sleep 0.1; done; exit 1', "sh", *command])
         registry = json.loads(answer.stdout.strip().splitlines()[-1])
         assert registry["Mirrors"] == [f"{MIRROR}/"]
         assert "mirror.example:5000" in registry["IndexConfigs"]
