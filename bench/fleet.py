@@ -181,7 +181,7 @@ def fleet_join(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         "seconds",
         JOINING,
         (
-            Floor("a node is whole within 120 s of its start", JOINING, "seconds", 120),
+            Floor("a node is whole within 60 s of its start", JOINING, "seconds", 60),
             Floor("a joining node's memory ≤ 256 MiB", JOINING, "peak_mib", 256),
         ),
     )
