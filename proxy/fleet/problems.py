@@ -30,7 +30,8 @@ _BY_KIND: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
 _BY_TEXT: tuple[tuple[str, str], ...] = (
     ("No master found", "the Sentinels know no primary that answers by that name"),
     ("MISCONF", "it refuses writes since it cannot save to disk: see its log"),
-    ("can't run this command", _RIGHTS),
+    ("can't run this command", _RIGHTS),  # Redis 7
+    ("ACL failure in script", _RIGHTS),  # Redis 8
     ("can't access at least one of the keys", _RIGHTS),
     ("NOREPLICAS", "it refuses writes since too few replicas follow it"),
     ("DENIED", "it is in protected mode: give it a password, or bind it to a private address"),
