@@ -34,6 +34,7 @@ DEAD = "http://127.0.0.1:9"
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is decided is looked at, not how soon: others may keep the machine busy."""
     monkeypatch.setattr("proxy.fleet.link.CALL_SECONDS", 10.0)
+    monkeypatch.setattr("proxy.fleet.link.SLOW_SECONDS", 10.0)
     monkeypatch.setattr("proxy.fleet.neighbours.ALIVE_SECONDS", 5.0)
 
 

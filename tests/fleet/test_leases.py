@@ -38,6 +38,7 @@ LEASE_MS = round(LEASE_SECONDS * 1000)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Redis does is looked at, not how soon: others may keep the machine busy."""
     monkeypatch.setattr("proxy.fleet.link.CALL_SECONDS", 10.0)
+    monkeypatch.setattr("proxy.fleet.link.SLOW_SECONDS", 10.0)
 
 
 @asynccontextmanager

@@ -64,6 +64,7 @@ async def everything(link: Link) -> None:
 
 async def test_the_documented_rights_are_enough(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.fleet.link.CALL_SECONDS", 5.0)
+    monkeypatch.setattr("proxy.fleet.link.SLOW_SECONDS", 5.0)
     url = f"redis://entrepot:hidden@{redis_server.address}/0"
     with contextlib.closing(redis_server.client()) as client:
         client.execute_command(*documented())

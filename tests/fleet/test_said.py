@@ -58,6 +58,7 @@ async def tell(url: str) -> None:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is believed is looked at, not how soon it comes."""
     monkeypatch.setattr("proxy.fleet.link.CALL_SECONDS", 10.0)
+    monkeypatch.setattr("proxy.fleet.link.SLOW_SECONDS", 10.0)
 
 
 async def test_what_one_node_heard_of_a_tag_the_next_one_need_not_ask(redis_url: str) -> None:

@@ -34,6 +34,7 @@ HUB = "docker.io/registry-1.docker.io"
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Redis does is looked at, not how soon: others may keep the machine busy."""
     monkeypatch.setattr("proxy.fleet.link.CALL_SECONDS", 10.0)
+    monkeypatch.setattr("proxy.fleet.link.SLOW_SECONDS", 10.0)
 
 
 @pytest.fixture
