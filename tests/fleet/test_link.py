@@ -74,7 +74,7 @@ async def test_a_paused_redis_costs_one_call_a_moment_and_the_next_ones_nothing(
         began = time.monotonic()
         for _ in range(100):
             await refusal(link)
-        assert time.monotonic() - began < MOST_SECONDS
+        assert time.monotonic() - began < 2.0  # it would be ten seconds
         own_server.resume()
         assert await until(lambda: link.up) < 2.0
         assert await link.run(ECHO, ["k"], ["y"]) == b"y"
