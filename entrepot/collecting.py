@@ -1,6 +1,6 @@
 """Making room now: what `entrepot gc` does, in the mirror's process or in its own, and the lines that tell of it.
 
-On the disk by evicting, or, with `--store`, in the bucket by deleting what was removed.
+On the disk by evicting, or, with `--bucket`, in the bucket by deleting what was removed.
 """
 
 from __future__ import annotations

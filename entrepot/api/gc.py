@@ -1,4 +1,4 @@
-"""POST /api/gc at the control socket: `{"dry_run": …, "store": …}`, answered with lines of `entrepot.collecting`."""
+"""POST /api/gc at the control socket: `{"dry_run": …, "bucket": …}`, answered with lines of `entrepot.collecting`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = logging.getLogger(__name__)
 
 
 class GcRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body. With `dry_run` nothing goes; `store`: collect in the bucket, not on the disk."""
+    """The body. With `dry_run` nothing goes; `bucket`: collect in the bucket, not on the disk."""
 
     dry_run: bool = False
-    store: bool = False
+    bucket: bool = False
 
 
 _decode = msgspec.json.Decoder(GcRequest).decode
@@ -38,7 +38,7 @@ async def _answer(request: web.Request) -> web.StreamResponse:
 
     async def work(lines: Lines) -> CollectLine:
         try:
-            if wanted.store:
+            if wanted.bucket:
                 emit, turn = view.metrics.observe, view.part.turn
                 return await collect_bucket(view.config, view.store, emit, turn, lines.put, dry_run=wanted.dry_run)
             return await collect(view.store, view.config.quota, view.metrics.observe, lines.put, dry_run=wanted.dry_run)

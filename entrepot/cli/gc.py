@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Evict images as if room were short, and remove leftovers.")
 @click.option("--dry-run", is_flag=True, help="Only show what would go, in its order.")
-@click.option("--store", "in_store", is_flag=True, help="Collect in the bucket that nodes share, not on the disk.")
-@command("data")
-def gc(config: Config, output: Output, dry_run: bool, in_store: bool) -> int:
+@click.option("--bucket", "in_bucket", is_flag=True, help="Collect in the bucket that nodes share, not on the disk.")
+@command("data", "region", "redis", "store")
+def gc(config: Config, output: Output, dry_run: bool, in_bucket: bool) -> int:
     """Evict images, least recently used first, until nine tenths of the quota are used, and remove leftovers.
 
     The mirror does so by itself whenever room is needed. What is pinned stays. What went is pulled again when somebody
     asks for it.
 
-    With --store, delete from the configured bucket what was removed by `entrepot rm`, in whichever node, longer than
+    With --bucket, delete from the bucket of `store` what was removed by `entrepot rm`, in whichever node, longer than
     store_grace ago. The fleet does so by itself every hour. What no record speaks of is counted and stays.
     """
     running = find(config.data)
@@ -39,9 +39,9 @@ def gc(config: Config, output: Output, dry_run: bool, in_store: bool) -> int:
         raise CommandFailed(f"there is no store in {config.data}; name the mirror's folder with --data")
     gone: list[Line] = []
     if running is not None:
-        end = _by_mirror(running, {"dry_run": dry_run, "store": in_store}, gone)
+        end = _by_mirror(running, {"dry_run": dry_run, "bucket": in_bucket}, gone)
     else:
-        end = asyncio.run(_in_process(config, gone, dry_run=dry_run, in_store=in_store))
+        end = asyncio.run(_in_process(config, gone, dry_run=dry_run, in_bucket=in_bucket))
     return _tell(output, gone, end)
 
 
@@ -59,7 +59,7 @@ def _by_mirror(mirror: RunningMirror, wanted: dict[str, object], gone: list[Line
     raise CommandFailed("the running mirror ended before all was done; see its log, then run gc again")
 
 
-async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_store: bool) -> End:
+async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_bucket: bool) -> End:
     from entrepot.collecting import CollectFailed, collect, collect_bucket
     from metrics.events import ignore
     from proxy.oci.errors import RegistryError
@@ -67,7 +67,7 @@ async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_sto
 
     store = await Store.open(config.data)
     try:
-        if in_store:
+        if in_bucket:
             return await collect_bucket(config, store, ignore, None, gone.append, dry_run=dry_run)
         return await collect(store, config.quota, ignore, gone.append, dry_run=dry_run)
     except (CollectFailed, RegistryError) as error:

@@ -1,4 +1,4 @@
-"""`entrepot gc --store`: the command deletes from the bucket what was removed, and says what it leaves."""
+"""`entrepot gc --bucket`: the command deletes from the bucket what was removed, and says what it leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.mirror import Mirror
 
 def gc(data: Path, url: str | None, *arguments: str) -> Result:
     environment = {"ENTREPOT_STORE_GRACE": "0s", **({} if url is None else {"ENTREPOT_STORE": url})}
-    return CliRunner(env=environment).invoke(main, ["gc", "--data", str(data), "--store", *arguments])
+    return CliRunner(env=environment).invoke(main, ["gc", "--data", str(data), "--bucket", *arguments])
 
 
 async def prepared(data: Path, url: str) -> None:
@@ -51,7 +51,7 @@ async def left(url: str) -> list[bool]:
 
 def test_a_dry_run_names_what_goes_and_the_run_takes_just_that(tmp_path: Path, url: str) -> None:
     asyncio.run(prepared(tmp_path, url))
-    foreseen = gc(tmp_path, url, "--dry-run")
+    foreseen = gc(tmp_path, None, "--store", url, "--dry-run")
     assert foreseen.exit_code == 0, foreseen.output
     assert f"would go: {Digest.of(b'removed')}, 7 B" in foreseen.stdout
     assert asyncio.run(left(url)) == [True, True, True]

