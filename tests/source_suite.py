@@ -323,6 +323,6 @@ class SourceSuite:
 
     async def test_many_readers_of_one_blob_all_get_it(self, source: Source, contents: Contents) -> None:
         data = BLOBS["3 MiB"]
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
             readers = [group.create_task(self._read(source, contents, data)) for _ in range(8)]
         assert all(task.result()[1] == data for task in readers)

@@ -227,6 +227,6 @@ async def test_a_proof_that_a_reload_ends_is_an_answer_and_no_cut_connection(sou
     async with Background() as background:
         access = UpstreamAccess({HUB: source}, background, offline=False)
         asking = asyncio.create_task(access.admit(NOBODY, SECRET))
-        await asyncio.wait_for(source.began.wait(), 5)
+        await asyncio.wait_for(source.began.wait(), 30)
     with pytest.raises(Unavailable, match="ask again"):
         await asking

@@ -28,7 +28,7 @@ async def test_a_backup_ends_with_its_asker_though_nobody_takes_its_news(
         return await never
 
     monkeypatch.setattr(running.store, "back_up", never_done)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async with aclosing(answers(BackUp(), Surroundings(running.store, running.config))) as pages:
             assert list(await anext(pages)) == [Copied(1, 3)]
             await told.wait()

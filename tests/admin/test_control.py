@@ -116,7 +116,7 @@ async def test_progress_is_told_while_a_blob_arrives(
     make_image([layer]).publish(upstream, "library/alpine", "3")
     upstream.stall_at = 2 << 20
     session = session_on(data)
-    async with asyncio.timeout(10), session, session.post("/api/pull", json={"reference": "alpine:3"}) as response:
+    async with asyncio.timeout(30), session, session.post("/api/pull", json={"reference": "alpine:3"}) as response:
         seen: list[int] = []
         async for line in response.content:
             event = msgspec.json.decode(line, type=PullLine)
@@ -135,7 +135,7 @@ async def test_an_asker_that_goes_away_ends_its_pull_but_not_the_download(
     layer = blob(2 << 20)
     make_image([layer]).publish(upstream, "library/alpine", "3")
     upstream.stall_at = 1 << 20
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async with session_on(data) as session:
             response = await session.post("/api/pull", json={"reference": "alpine:3"})
             await upstream.stalled.wait()
@@ -153,7 +153,7 @@ async def test_a_mirror_that_stops_ends_the_pulls_of_its_askers_at_once(
 ) -> None:
     make_image([blob(2 << 20)]).publish(upstream, "library/alpine", "3")
     upstream.stall_at = 1 << 20
-    async with asyncio.timeout(10), session_on(data) as session:
+    async with asyncio.timeout(30), session_on(data) as session:
         async with open_control(running):
             response = await session.post("/api/pull", json={"reference": "alpine:3"})
             await upstream.stalled.wait()
@@ -203,7 +203,7 @@ async def test_two_verifications_do_not_run_at_once(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(running.store, "verify", hang)
-    async with asyncio.timeout(10), session_on(data) as session:
+    async with asyncio.timeout(30), session_on(data) as session:
         first = await session.post("/api/verify")
         await begun.wait()
         async with session.post("/api/verify") as second:
@@ -280,5 +280,5 @@ def test_the_socket_works_under_a_data_path_longer_than_any_address(tmp_path: Pa
 
     factory = aiofastnet.loop_factory(uvloop.new_event_loop) if fast else None
     with asyncio.Runner(loop_factory=factory) as runner:
-        assert isinstance(runner.run(asyncio.wait_for(scenario(), 10)), PullResult)
+        assert isinstance(runner.run(asyncio.wait_for(scenario(), 30)), PullResult)
     assert not socket_of(long).exists()

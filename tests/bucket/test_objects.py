@@ -176,15 +176,15 @@ async def test_a_paused_bucket_costs_one_wait_then_nothing_until_it_is_back(
             begun = time.monotonic()
             with pytest.raises(Unavailable, match="did not answer in time"):
                 await read(bucket, digest)
-            assert time.monotonic() - begun < 0.5
-            begun = time.monotonic()
+            assert time.monotonic() - begun < 5
             with pytest.raises(Unavailable, match="not asked again yet"):
                 await read(bucket, digest)
-            assert time.monotonic() - begun < 0.05
+            gets = [event.outcome for event in told if isinstance(event, BucketRequest) and event.operation == "get"]
+            assert gets == ["timeout"]  # the second did not reach it
             assert bucket.failing == "did not answer in time"
         finally:
             server.resume()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await healed.wait()
         assert await read(bucket, digest) == b"layer"
     assert [event.failing for event in told if isinstance(event, BucketHealth)] == [True, False]
@@ -210,7 +210,7 @@ async def test_a_bucket_where_nobody_listens_is_opened_without_waiting(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     begun = time.monotonic()
     async with open_bucket("s3://nobody/x", ignore) as bucket:
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 5
         for _ in range(3):
             with pytest.raises(Unavailable, match="cannot be reached"):
                 await bucket.look(Digest.of(b""))

@@ -90,7 +90,7 @@ async def test_a_body_that_does_not_come_is_given_up_while_another_can_still_ser
             begun = time.monotonic()
             with pytest.raises(Unavailable, match="did not answer in time"):
                 _ = [chunk async for chunk in stream]
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 4
             assert bucket.failing is not None
             await stream.aclose()
 

@@ -143,7 +143,7 @@ async def test_a_store_that_is_new_is_given_everything_once(store: Store, bucket
     digests = {await keep(store, bytes([number]) * 100) for number in range(5)}
     await store.catalog.aim(AIM)
     async with uploading_to(store, bucket):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not all(await has(bucket, *digests)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await drained(store)
@@ -259,7 +259,7 @@ async def test_a_long_queue_is_not_run_through_while_all_of_it_fails(
 
     monkeypatch.setattr(bucket, "look", refused)
     async with uploading_to(store, bucket):
-        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.wait_for(enough.wait(), 30)
         await asyncio.sleep(0.2)
     assert len(tried) < 10
 
@@ -305,7 +305,7 @@ async def test_a_backlog_is_uploaded_when_the_bucket_is_back(
         server.pause()
         try:
             digests = [await keep(store, bytes([number]) * 1000) for number in range(20)]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while bucket.failing is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert len(await waiting(store)) == 20

@@ -33,7 +33,8 @@ from proxy.upstream.settings import Limits, UpstreamSettings
 
 HUB = "docker.io"
 ALPINE = Repository(HUB, "library/alpine")
-LIMITS = Limits(connect=1, first_byte=2, stall=2, answer=2, quiet=0.2, quiet_most=0.2, retries=1, backoff_first=0.05)
+LIMITS = Limits(connect=10, first_byte=30, stall=30, answer=30, quiet=1, quiet_most=1, retries=1, backoff_first=0.05)
+"""What a busy machine does not reach; a test of a limit that is reached sets its own."""
 
 E = TypeVar("E", bound=Event)
 Admission = Callable[[Mapping[str, Sequence[Source]]], AbstractAsyncContextManager[Access]]
@@ -62,7 +63,7 @@ class Lab:
         """Return the events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
         """Return when `condition`, looked at after every event, holds."""
         async with asyncio.timeout(seconds):
             while not condition():

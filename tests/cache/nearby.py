@@ -68,7 +68,7 @@ class Near:
     """Somebody near who has everything in `blobs` and `manifests`; `pause`: what he gives after 2 MiB waits for it."""
 
     name: str = "node"
-    is_node: bool = True
+    kind: Literal["neighbour", "bucket", "region"] = "neighbour"
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     manifests: dict[Digest, NearManifest] = field(default_factory=dict)
     proven: bool = True

@@ -40,13 +40,20 @@ async def listening(handler: Handler = pong, **options: float) -> AsyncIterator[
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    return await asyncio.wait_for(reader.read(), 5)
+    return await asyncio.wait_for(reader.read(), 30)
+
+
+async def drip(writer: asyncio.StreamWriter, head: bytes) -> None:
+    for byte in head:
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def on_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> asyncio.Runner:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.15)
-    monkeypatch.setattr(server, "KEEPALIVE_SECONDS", 0.6)
+    monkeypatch.setattr(server, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(server, "DRAIN_SECONDS", 0.15)
     factory = aiofastnet.loop_factory(uvloop.new_event_loop) if request.param == "uvloop" else None
     return asyncio.Runner(loop_factory=factory)
@@ -60,7 +67,7 @@ def test_a_head_that_is_never_whole_ends_its_connection(on_loop: asyncio.Runner,
             began = time.monotonic()
             writer.write(sent)
             assert await ended(reader) == b"" or sent == b"\x16\x03"
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5
 
     with on_loop as runner:
         runner.run(test())
@@ -77,7 +84,7 @@ def test_a_handshake_that_is_never_whole_ends_its_connection(on_loop: asyncio.Ru
             began = time.monotonic()
             writer.write(sent)
             assert await ended(reader) == b""
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             writer.close()
             listening.close()
 
@@ -135,14 +142,11 @@ def test_a_head_that_drips_ends_its_connection(on_loop: asyncio.Runner) -> None:
         async with listening() as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(PING)
-            assert b"pong" in await asyncio.wait_for(reader.readuntil(b"pong"), 5)
+            assert b"pong" in await asyncio.wait_for(reader.readuntil(b"pong"), 30)
             began = time.monotonic()
-            with contextlib.suppress(ConnectionError):
-                for byte in b"GET /v2/ HTTP/1.1\r\nX: " + b"y" * 200:
-                    writer.write(bytes([byte]))
-                    await writer.drain()
-                    await asyncio.sleep(0.01)
-            assert 0.1 < time.monotonic() - began < 0.5
+            with pytest.raises(ConnectionError):
+                await drip(writer, b"GET /v2/ HTTP/1.1\r\nX: " + b"y" * 1000)
+            assert time.monotonic() - began > 0.1
 
     with on_loop as runner:
         runner.run(test())
@@ -155,32 +159,41 @@ def test_half_a_request_behind_a_whole_one_does_not_stay_either(on_loop: asyncio
             began = time.monotonic()
             writer.write(PING + b"GET /v2/ HTTP")
             assert b"pong" in await ended(reader)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5
 
     with on_loop as runner:
         runner.run(test())
 
 
-def test_an_idle_connection_outlives_the_heads_time(on_loop: asyncio.Runner) -> None:  # P45
+def test_an_idle_connection_outlives_the_heads_time(
+    on_loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P45
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(server, "KEEPALIVE_SECONDS", 2)
+
     async def test() -> None:
         async with listening() as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for piece in (PING[:9], PING[9:]):  # a head in two pieces, too
                 writer.write(piece)
                 await asyncio.sleep(0.02)
-            await asyncio.wait_for(reader.readuntil(b"pong"), 5)
-            await asyncio.sleep(0.35)
+            await asyncio.wait_for(reader.readuntil(b"pong"), 30)
+            await asyncio.sleep(0.7)
             writer.write(PING)
-            await asyncio.wait_for(reader.readuntil(b"pong"), 5)
+            await asyncio.wait_for(reader.readuntil(b"pong"), 30)
             assert await ended(reader) == b""  # the idle time is over
 
     with on_loop as runner:
         runner.run(test())
 
 
-def test_an_answer_that_takes_long_is_no_late_head(on_loop: asyncio.Runner) -> None:  # P45
+def test_an_answer_that_takes_long_is_no_late_head(
+    on_loop: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:  # P45
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
+
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.3)
         return web.Response(body=b"pong")
 
     async def test() -> None:
@@ -189,7 +202,7 @@ def test_an_answer_that_takes_long_is_no_late_head(on_loop: asyncio.Runner) -> N
             for piece in (PING[:9], PING[9:]):
                 writer.write(piece)
                 await asyncio.sleep(0.02)
-            await asyncio.wait_for(reader.readuntil(b"pong"), 5)
+            await asyncio.wait_for(reader.readuntil(b"pong"), 30)
 
     with on_loop as runner:
         runner.run(test())
@@ -203,7 +216,7 @@ def test_a_body_that_never_ends_ends_its_connection(on_loop: asyncio.Runner, met
             began = time.monotonic()
             writer.write(method + b" /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n" + b"x" * 100_000)
             assert b"200 OK" in await ended(reader)
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 5
 
     with on_loop as runner:
         runner.run(test())
@@ -215,7 +228,7 @@ def test_a_small_body_is_read_and_the_connection_goes_on(on_loop: asyncio.Runner
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for _ in range(2):
                 writer.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
-                await asyncio.wait_for(reader.readuntil(b"pong"), 5)
+                await asyncio.wait_for(reader.readuntil(b"pong"), 30)
 
     with on_loop as runner:
         runner.run(test())
@@ -240,7 +253,7 @@ def test_an_answer_of_which_nothing_is_taken_is_cut_off(
                 await asyncio.sleep(0.5)
                 got = 0
                 with contextlib.suppress(ConnectionError):
-                    while chunk := await asyncio.wait_for(loop.sock_recv(client, 1 << 20), 2):
+                    while chunk := await asyncio.wait_for(loop.sock_recv(client, 1 << 20), 30):
                         got += len(chunk)
                 assert got < 8 << 20
 
@@ -253,7 +266,7 @@ async def test_one_connection_too_many_is_refused_and_said_once(caplog: pytest.L
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         for reader, writer in held:
             writer.write(PING)
-            await asyncio.wait_for(reader.readuntil(b"pong"), 5)
+            await asyncio.wait_for(reader.readuntil(b"pong"), 30)
         with caplog.at_level(logging.WARNING, "proxy.server"):
             for _ in range(3):
                 reader, _ = await asyncio.open_connection("127.0.0.1", port)
@@ -264,7 +277,7 @@ async def test_one_connection_too_many_is_refused_and_said_once(caplog: pytest.L
             "too many connections: new ones are refused; raise the limit of open files (ulimit -n)"
         ]
         held[0][1].write(PING)
-        await asyncio.wait_for(held[0][0].readuntil(b"pong"), 5)
+        await asyncio.wait_for(held[0][0].readuntil(b"pong"), 30)
 
 
 @pytest.mark.parametrize(("descriptors", "connections"), [(1024, 384), (1 << 20, 524_160), (256, 64)])

@@ -92,7 +92,7 @@ async def test_parts_that_join_a_running_fill_are_right_and_share_its_download(
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = 3 * MIB
     first = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     client = client_of(lab, parallel=4)
     late = asyncio.create_task(client.fetch("blobs", digest, LAYER))
     await lab.until(lambda: len(lab.of(RequestFinished)) >= 2)  # two parts are read and closed early
@@ -117,7 +117,7 @@ async def test_a_pull_that_is_given_up_with_all_its_parts_ends_no_fill(lab: Lab,
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = 2 * MIB
     pull = asyncio.create_task(client_of(lab, parallel=4).fetch("blobs", digest, LAYER))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     await lab.until(lambda: bool(lab.of(RequestFinished)))
     pull.cancel()
     await asyncio.wait({pull})

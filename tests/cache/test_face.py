@@ -29,7 +29,7 @@ async def raw(lab: Lab, request: bytes) -> bytes:
     host, _, port = lab.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     return answer
 

@@ -41,7 +41,7 @@ async def test_late_reader_gets_whole_blob_while_fill_runs(lab: Lab, upstream: F
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = 3 * MIB
     first = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     second = asyncio.create_task(lab.get(lab.blob_url(digest)))
     async with lab.http.get(lab.blob_url(digest), headers={"Range": f"bytes={MIB}-{2 * MIB - 1}"}) as part:
         assert part.status == 206  # it ends before the watermark: it leaves at once
@@ -120,7 +120,7 @@ async def test_a_footer_far_ahead_is_relayed_and_the_fill_goes_on(lab: Lab, upst
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = MIB
     pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     upstream.stall_at = None
     status, headers, body = await lab.get(lab.blob_url(digest), {"Range": "bytes=-1000"})
     assert (status, body) == (206, data[-1000:])
@@ -169,7 +169,7 @@ async def test_a_range_of_an_unsized_blob_in_mid_fill_gets_everything(lab: Lab, 
     upstream.chunked = upstream.ignore_range = True
     upstream.stall_at = 2 * MIB
     pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     upstream.stall_at = None
     async with lab.http.get(lab.blob_url(digest), headers={"Range": "bytes=-1000"}) as footer:
         assert footer.status == 200
@@ -200,7 +200,7 @@ async def test_a_range_that_waited_for_a_bad_fill_is_not_answered_from_the_good_
     async with FakeUpstream() as other, laboratory(tmp_path / "data", {HUB: [upstream, other]}) as lab:
         other.add_blob(REPO, data)
         tail = asyncio.create_task(lab.get(lab.blob_url(digest), {"Range": f"bytes={4 * MIB - 60_000}-"}))
-        await asyncio.wait_for(upstream.stalled.wait(), 5)
+        await asyncio.wait_for(upstream.stalled.wait(), 30)
         _, _, head = await lab.get(lab.blob_url(digest), {"Range": f"bytes=0-{2 * MIB - 1}"})
         assert head != data[: 2 * MIB]
         upstream.go_on()
@@ -215,7 +215,7 @@ async def test_a_look_at_the_store_just_before_the_commit_costs_no_second_downlo
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = 2 * MIB
     first = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     looked, go_on, real = asyncio.Event(), asyncio.Event(), lab.store.catalog.expected_size
 
     async def slowly(digest: Digest) -> int | None:
@@ -239,7 +239,7 @@ async def test_clients_that_left_hold_nothing_while_the_fill_stands_still(lab: L
     digest = upstream.add_blob(REPO, blob(4 * MIB))
     upstream.stall_at = 2 * MIB
     pull = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     for _ in range(20):
         async with lab.http.get(lab.blob_url(digest)) as answer:
             await answer.content.readexactly(1000)
@@ -271,7 +271,7 @@ async def test_two_repositories_share_one_download_once_each_has_proved_it(lab: 
     upstream.add_blob("me/copy", data)
     upstream.stall_at = 2 * MIB
     first = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     copy = asyncio.create_task(lab.get(lab.blob_url(digest, Repository(HUB, "me/copy"))))
     stranger = await lab.get(lab.blob_url(digest, Repository(HUB, "me/stranger")))
     assert stranger[0] == 404

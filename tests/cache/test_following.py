@@ -84,7 +84,7 @@ async def opened(cache: ReadThrough, span: ByteRange | None = None, repository: 
 async def test_nobody_goes_on_with_a_generation_that_did_not_take_over_the_bytes(
     tmp_path: Path, leader: Leader
 ) -> None:  # P38
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         spool = await leader.begin(b"x" * MIB)
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -99,7 +99,7 @@ async def test_nobody_goes_on_with_a_generation_that_did_not_take_over_the_bytes
 
 
 async def test_readers_go_on_in_a_copy_of_what_they_read(tmp_path: Path, leader: Leader) -> None:
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         left = await leader.begin(DATA[:MIB])
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -114,7 +114,7 @@ async def test_readers_go_on_in_a_copy_of_what_they_read(tmp_path: Path, leader:
 
 
 async def test_wrong_bytes_of_one_worker_are_stitched_to_no_tail_by_another(tmp_path: Path, leader: Leader) -> None:
-    async with asyncio.timeout(10), follower(tmp_path) as cache, follower(tmp_path) as unconcerned:
+    async with asyncio.timeout(30), follower(tmp_path) as cache, follower(tmp_path) as unconcerned:
         spool = await leader.begin(b"x" * MIB)
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -129,7 +129,7 @@ async def test_wrong_bytes_of_one_worker_are_stitched_to_no_tail_by_another(tmp_
 
 
 async def test_whose_repository_is_not_proven_reads_nothing_of_it(tmp_path: Path, leader: Leader) -> None:  # P43
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         await leader.begin(DATA[:MIB])
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -142,7 +142,7 @@ async def test_whose_repository_is_not_proven_reads_nothing_of_it(tmp_path: Path
 
 
 async def test_a_leader_that_ends_without_the_blob_leaves_it_to_who_follows(tmp_path: Path, leader: Leader) -> None:
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         spool = await leader.begin(DATA[:MIB])
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -160,7 +160,7 @@ async def test_without_inotify_too_a_leader_that_stands_still_is_put_out(
         raise OSError(errno.EMFILE, "Too many open files (inotify)")
 
     monkeypatch.setattr(Inotify, "watching", used_up)
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         await leader.begin(DATA[:MIB])
         reader = await opened(cache)
         assert await reader.limit(0) == MIB
@@ -204,7 +204,7 @@ async def test_a_client_that_joined_what_a_node_began_is_served_to_the_end_when_
 async def test_no_node_waits_for_what_another_worker_gets_from_a_node(tmp_path: Path, leader: Leader) -> None:
     spool = await leader.begin(DATA[:MIB])
     leader.claim.borrows(True)
-    async with asyncio.timeout(10), follower(tmp_path) as cache:
+    async with asyncio.timeout(30), follower(tmp_path) as cache:
         reader = await opened(cache)
         with pytest.raises(GatewayTimeout):
             await cache.node_blob(ALPINE, DIGEST, None, held=False)

@@ -121,7 +121,7 @@ async def test_a_volume_without_a_free_byte_is_evicted_from(volume: Path, upstre
             for at in range(8):
                 assert await pull(lab, upstream, images[at], f"v{at}")
         fill_up(volume)
-        async with sweeping(lab.store, None, lab.events.append) as sweeper, asyncio.timeout(20):
+        async with sweeping(lab.store, None, lab.events.append) as sweeper, asyncio.timeout(60):
             images[8].publish(upstream, REPO, "v8")
             for _ in range(50):  # as a client that comes again
                 if (await lab.get(lab.manifest_url("v8")))[0] == 200:

@@ -78,7 +78,7 @@ async def test_in_mid_fill_a_stranger_gets_nothing_either(private: Lab, upstream
     set_trap(upstream, digest, len(data))
     upstream.stall_at = 2 << 20
     pull = asyncio.create_task(private.get(private.blob_url(digest, CORP)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     assert (await private.get(private.manifest_url("1", EVE)))[0] == 200
     for headers in ({}, {"Range": "bytes=0-9"}):
         assert (await private.get(private.blob_url(digest, EVE), headers))[0] == 404
@@ -178,7 +178,7 @@ async def test_who_joins_a_fill_as_it_ends_is_not_told_what_another_repository_w
     monkeypatch.setattr(lab.store, "release", held_up)
     monkeypatch.setattr(lab.cache._flights, "join", join_and_go_on)
     elsewhere = asyncio.create_task(lab.get(lab.blob_url(digest, Repository(HUB, "library/without"))))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await ending.wait()
         status, _, body = await lab.get(lab.blob_url(digest))
         assert (await elsewhere)[0] == 404

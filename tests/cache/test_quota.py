@@ -168,7 +168,7 @@ async def test_no_room_beside_what_is_pinned_is_a_503_that_says_what_to_do(tight
     await tight.get(tight.blob_url(kept))
     await tight.committed()
     await tight.store.catalog.pin(ALPINE, kept)
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(8):
         status, _, body = await tight.get(tight.blob_url(wanted))
     assert status == 503
     assert b"raise the quota" in body

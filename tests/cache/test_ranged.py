@@ -110,11 +110,11 @@ async def test_parts_follow_a_fill_and_what_is_far_ahead_is_relayed(lab: Lab, up
     digest = upstream.add_blob(REPO, data)
     upstream.stall_at = 4 * MIB
     first = asyncio.create_task(lab.get(lab.blob_url(digest)))
-    await asyncio.wait_for(upstream.stalled.wait(), 5)
+    await asyncio.wait_for(upstream.stalled.wait(), 30)
     upstream.stall_at = None  # the fill's own connection waits on; new ones do not
     footer, near = 20 * MIB, 2 * MIB
     header = f"bytes={footer}-{footer + 99},{near}-{near + 99},-50"
-    status, headers, body = await asyncio.wait_for(lab.get(lab.blob_url(digest), {"Range": header}), 5)
+    status, headers, body = await asyncio.wait_for(lab.get(lab.blob_url(digest), {"Range": header}), 30)
     assert status == 206
     assert [content for _, content in parts(headers, body)] == [
         data[footer : footer + 100], data[near : near + 100], data[-50:]

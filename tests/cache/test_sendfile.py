@@ -92,7 +92,7 @@ async def drain(client: socket.socket) -> bytes:
     got = bytearray()
     with client:
         try:
-            while chunk := await asyncio.wait_for(loop.sock_recv(client, 1 << 16), 5):
+            while chunk := await asyncio.wait_for(loop.sock_recv(client, 1 << 16), 30):
                 got += chunk
         except ConnectionResetError:
             pass
@@ -128,13 +128,13 @@ def test_leaving_at_any_moment_never_sends_a_byte_of_another_file(
             sender, other = Sender(ours), OtherFiles(others)
             runner, port = await started(sender)
             client = await slow_client(port)
-            await asyncio.wait_for(sender.begun.wait(), 5)
+            await asyncio.wait_for(sender.begun.wait(), 30)
             await asyncio.sleep(random.uniform(0, 0.02))
             if how == "cancelled":
                 sender.tasks[0].cancel()
             elif how == "shutdown":
                 await runner.cleanup()
-            await asyncio.wait_for(sender.ended.wait(), 5)
+            await asyncio.wait_for(sender.ended.wait(), 30)
             other.take()
             body = await drain(client)
             other.close()
@@ -154,11 +154,11 @@ def test_a_client_that_goes_away_does_not_disturb_the_next(files: tuple[Path, Pa
         for _ in range(20):
             sender.ended.clear()
             leaving = await slow_client(port)
-            await asyncio.wait_for(sender.begun.wait(), 5)
+            await asyncio.wait_for(sender.begun.wait(), 30)
             leaving.close()
             staying = await slow_client(port)
             other.take()
-            assert await asyncio.wait_for(asyncio.create_task(whole(staying)), 10) == OURS * (4 * MIB)
+            assert await asyncio.wait_for(asyncio.create_task(whole(staying)), 30) == OURS * (4 * MIB)
             other.close()
         await runner.cleanup()
 
@@ -195,7 +195,7 @@ def test_a_slow_client_that_goes_on_taking_is_not_cut_off(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # P45
     ours, _ = files
-    monkeypatch.setattr(stall, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(stall, "STALL_SECONDS", 1.0)
 
     async def test() -> None:
         sender = Sender(ours)
@@ -205,8 +205,8 @@ def test_a_slow_client_that_goes_on_taking_is_not_cut_off(
         got = 0
         with client:
             for _ in range(150):
-                got += len(await asyncio.wait_for(loop.sock_recv(client, 2000), 2))
-                await asyncio.sleep(0.01)
+                got += len(await asyncio.wait_for(loop.sock_recv(client, 2000), 30))
+                await asyncio.sleep(0.02)
             assert not sender.ended.is_set()  # long past the stall time, and not one slice further
         assert 100 * 1000 < got < 2 * MIB
         await runner.cleanup()

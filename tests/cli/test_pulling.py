@@ -195,5 +195,5 @@ async def test_a_download_under_way_is_reported_and_never_as_stored(monkeypatch:
 
     monkeypatch.setattr(cache, "ensure_blob", ensure_blob)
     monkeypatch.setattr(cache, "running", lambda: [Fill(slow, 200), Fill(Digest.of(b"another's"), 5)])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await pull(cache, REPOSITORY, TAG, None, seen.put_nowait)

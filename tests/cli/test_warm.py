@@ -123,7 +123,7 @@ class Warmed:
 
     async def run(self, *, at: float) -> WarmFinished:
         """Warm with a clock that stands at `at` until one run has ended."""
-        async with asyncio.timeout(10), warming(self, clock=lambda: at, jitter=lambda low, high: 0.0):
+        async with asyncio.timeout(30), warming(self, clock=lambda: at, jitter=lambda low, high: 0.0):
             return await self.runs.get()
 
 
@@ -196,7 +196,7 @@ async def test_a_restart_within_the_period_runs_nothing(lab: Lab, upstream: Fake
         planned.set()
         return 0.0
 
-    async with asyncio.timeout(5), warming(warmed, clock=lambda: 5000.0 + HOUR / 2, jitter=jitter):
+    async with asyncio.timeout(30), warming(warmed, clock=lambda: 5000.0 + HOUR / 2, jitter=jitter):
         await planned.wait()
         await asyncio.sleep(0.02)
     assert len(upstream.requests) == asked
@@ -251,7 +251,7 @@ async def test_a_mirror_shows_its_sections_in_status_and_metrics(upstream: FakeU
                 ended.set()
 
     metrics = Watched(version="1")
-    async with mirror(configured, metrics=metrics, emit=metrics.observe) as made, asyncio.timeout(10):
+    async with mirror(configured, metrics=metrics, emit=metrics.observe) as made, asyncio.timeout(30):
         async with warming(made, jitter=lambda low, high: 0.0):
             await ended.wait()
         (section,) = (await status(made)).warm

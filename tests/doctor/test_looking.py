@@ -10,6 +10,7 @@ import os
 import resource
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -122,7 +123,7 @@ async def test_a_host_that_hangs_is_left_in_time(up: FakeUpstream, monkeypatch: 
     began = time.monotonic()
     seen = await seen_of(up)
     assert (seen.failed, seen.failure) == ("ping", "no answer within 0.2 s")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 async def test_a_private_authority_is_told_from_a_certificate_for_another_name() -> None:
@@ -214,8 +215,12 @@ def test_the_limit_of_open_files_is_read_of_any_process() -> None:
 
 
 async def test_a_look_that_hangs_is_left() -> None:
-    with pytest.raises(TimeoutError):
-        await look(lambda: time.sleep(0.5), 0.05)
+    hang = threading.Event()
+    try:
+        with pytest.raises(TimeoutError):
+            await look(lambda: hang.wait(60), 0.05)
+    finally:
+        hang.set()
 
 
 def test_clients_are_seen_where_their_files_send_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ async def test_a_redis_that_is_not_there_hides_nobody_s_password_and_holds_nothi
     config = config_at(f"http://127.0.0.1:{free_port()}", url)
     began = time.monotonic()
     seen = await look_at_fleet(config, url)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert "no connection to Redis at 127.0.0.1" in seen.redis.failure
     assert "hidden" not in repr(seen)
     unreadable = structs.replace(config, fleet_secret=None, fleet_secret_file=tmp_path / "none")

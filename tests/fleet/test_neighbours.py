@@ -86,7 +86,7 @@ async def test_a_part_is_given_alone_once_the_size_is_known(pair: tuple[Node, As
     node, asker = pair
     growing = Growing(SMALL, sized=False)
     asking = asyncio.create_task(asker.at(node).open_blob(ALPINE, node.cache.fill(growing), ByteRange(1000, None)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await growing.waited.wait()
     growing.learn()
     growing.arrive()

@@ -52,7 +52,7 @@ async def test_a_silent_leader_that_is_worth_waiting_for_is_waited_for(
 
     stream = await asker.at(node, still=still).open_blob(ALPINE, node.cache.fill(growing))
     reading = asyncio.create_task(read(stream))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await thrice.wait()
     assert not reading.done()
     growing.arrive()
@@ -68,7 +68,7 @@ async def test_a_silent_leader_that_leads_no_more_is_given_up(pair: tuple[Node, 
     with pytest.raises(Unavailable, match=r"gives nothing for .* at byte 1000"):
         await read(stream)
     assert given == [True, False]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await growing.closed.wait()
 
 
@@ -98,7 +98,7 @@ async def test_a_node_that_is_stopped_is_given_up_whatever_redis_says(
         with pytest.raises(Unavailable, match="does not answer"):
             await asker.at(node, still=still).open_blob(ALPINE, digest)
         growing.close()
-    assert monotonic() - began < 2
+    assert monotonic() - began < 6
     assert given
     stopped.set()
 
@@ -142,7 +142,7 @@ async def test_an_asker_that_leaves_frees_what_it_read(pair: tuple[Node, Asker])
     stream = await asker.at(node).open_blob(ALPINE, node.cache.fill(growing))
     await stream.__anext__()
     await stream.aclose()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await growing.closed.wait()
     with pytest.raises(Unavailable, match="was closed"):
         await stream.__anext__()

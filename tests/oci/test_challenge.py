@@ -79,11 +79,11 @@ def test_hostile_headers_never_raise(headers: list[str]) -> None:
 
 
 def test_long_hostile_header_is_read_in_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for piece in ('Bearer a="', 'a="\\', "a=", ", ", "Bearer ", 'a="b"', "a=b,"):
         parse_challenges([piece * 20_000])
         parse_challenges(["Bearer " + piece * 20_000])
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_scope_is_for_pulling_one_repository() -> None:  # P33

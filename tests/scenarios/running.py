@@ -23,7 +23,7 @@ async def running(mirror: Mirror) -> AsyncIterator[Mirror]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what only looking can tell."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -1,5 +1,7 @@
 """No callback keeps the event loop for more than 5 ms of CPU, whatever mix of requests it serves.
 
+On a machine so slow that parsing the largest manifest takes more than twice that, half of what it takes there.
+
 CPU time of the loop's own thread is measured, so that a busy machine fails no test: of every callback on asyncio's
 loop, and, where no callback can be wrapped, of every step of every task and every read on the loop that `serve` uses.
 Upstream and clients live in a thread of their own. What is left out, and why: full collections of garbage. Each takes
@@ -40,9 +42,10 @@ ROUNDS = 6
 
 
 class Probe:
-    """Callbacks of this thread that took more than LIMIT of its CPU, with their names."""
+    """Callbacks of this thread that took more than `limit` of its CPU, in seconds, with their names."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
         self.slow: list[tuple[float, str]] = []
         self.count = 0
         self._thread = threading.get_ident()
@@ -61,7 +64,7 @@ class Probe:
         finally:
             spent = time.thread_time() - self._collecting - began
             self.count += 1
-            if spent > LIMIT:
+            if spent > self.limit:
                 self.slow.append((spent, name()))
 
 
@@ -102,8 +105,8 @@ def quiet_garbage() -> Iterator[None]:
     gc.unfreeze()
 
 
-def watch_handles(monkeypatch: pytest.MonkeyPatch) -> Probe:
-    probe, run = Probe(), asyncio.Handle._run
+def watch_handles(monkeypatch: pytest.MonkeyPatch, limit: float) -> Probe:
+    probe, run = Probe(limit), asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> None:
         probe.timed(lambda: repr(handle), lambda: run(handle))
@@ -112,8 +115,8 @@ def watch_handles(monkeypatch: pytest.MonkeyPatch) -> Probe:
     return probe
 
 
-def watch_steps(monkeypatch: pytest.MonkeyPatch) -> Probe:
-    probe, receive = Probe(), Protocol.data_received
+def watch_steps(monkeypatch: pytest.MonkeyPatch, limit: float) -> Probe:
+    probe, receive = Probe(limit), Protocol.data_received
 
     def received(protocol: Protocol, data: bytes) -> None:
         probe.timed(lambda: "data_received", lambda: receive(protocol, data))
@@ -142,6 +145,16 @@ def fill_shelves(upstream: FakeUpstream) -> dict[str, list[Digest]]:
         "stored": [upstream.add_blob(REPO, blob(8 * MIB))],
         "fills": [upstream.add_blob(REPO, blob(3 * MIB + n)) for n in range(2 * ROUNDS)],
     }
+
+
+def parsing(body: bytes) -> float:
+    """Return the CPU seconds that it takes to parse `body`, at best."""
+    took = []
+    for _ in range(5):
+        began = time.thread_time()
+        json.loads(body)
+        took.append(time.thread_time() - began)
+    return min(took)
 
 
 async def load(url: str, shelves: dict[str, list[Digest]]) -> None:
@@ -174,10 +187,11 @@ def test_no_callback_takes_long_under_mixed_load(
     upstream = FakeUpstream()
     outside.call(upstream.__aenter__())
     shelves = fill_shelves(upstream)
+    limit = max(LIMIT, parsing(upstream.manifests[REPO]["large"][1]) / 2)
     lags: list[float] = []
 
     async def test() -> tuple[Probe, Lab]:
-        probe = watch_handles(monkeypatch) if kind == "asyncio" else watch_steps(monkeypatch)
+        probe = watch_handles(monkeypatch, limit) if kind == "asyncio" else watch_steps(monkeypatch, limit)
         policy = TagPolicy(ttl=0.05, stale_while_revalidate=60)
         async with laboratory(tmp_path / "d", {HUB: [upstream]}, policy=policy) as lab, watch_lag(lags.append):
             gc.callbacks.append(probe.collection)

@@ -56,7 +56,7 @@ async def test_neither_worker_gives_it_to_the_other_caller_cold_in_mid_fill_or_w
                     return await answer.read()
 
             pulls = [asyncio.create_task(pull()) for _ in range(12)]
-            await asyncio.wait_for(upstream.stalled.wait(), 10)
+            await asyncio.wait_for(upstream.stalled.wait(), 30)
             await assert_closed_at_both(mirror)
             upstream.go_on()
             assert {Digest.of(body) for body in await asyncio.gather(*pulls)} == {DIGEST}

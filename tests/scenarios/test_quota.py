@@ -99,7 +99,7 @@ async def pull(session: aiohttp.ClientSession, mirror: Mirror, image: Image, ref
 
 async def get_blob(session: aiohttp.ClientSession, url: str, data: bytes) -> None:
     said = b""
-    for _ in range(5):
+    for _ in range(20):
         try:
             async with session.get(url) as answer:
                 said = await answer.read()

@@ -20,7 +20,7 @@ REPO = "library/drain"
 
 async def knock_until_refused(mirror: Mirror) -> None:
     """Connect anew, over and over. Raises ClientError."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while True:
             async with aiohttp.ClientSession() as stranger, stranger.get(f"{mirror.url}/v2/"):
                 await asyncio.sleep(0.01)

@@ -219,7 +219,7 @@ async def test_passing_the_high_mark_sweeps_to_the_low_one(store: Store) -> None
         if isinstance(event, ClosureEvicted) and event.reason == "quota":
             swept.set()
 
-    async with sweeping(store, 9_500, emit), asyncio.timeout(5):
+    async with sweeping(store, 9_500, emit), asyncio.timeout(30):
         await swept.wait()
     assert (await store.catalog.usage()).used <= 9_500 * 9 // 10
     assert await present(store, "image 9", "layer 9") == {"image 9", "layer 9"}
@@ -227,7 +227,7 @@ async def test_passing_the_high_mark_sweeps_to_the_low_one(store: Store) -> None
 
 
 async def test_manifests_which_are_never_refused_do_not_pass_the_mark_unnoticed(store: Store) -> None:
-    async with sweeping(store, 10_000, ignore) as sweeper, asyncio.timeout(5):
+    async with sweeping(store, 10_000, ignore) as sweeper, asyncio.timeout(30):
         for number in range(60):
             body = b"{}" + b" " * 500 + str(number).encode()
             await store.put_manifest(
@@ -258,7 +258,7 @@ async def test_the_sweeper_outlives_what_nobody_foresaw(store: Store, monkeypatc
         failed.set()
         raise ZeroDivisionError
 
-    async with sweeping(store, 3000, ignore) as sweeper, asyncio.timeout(5):
+    async with sweeping(store, 3000, ignore) as sweeper, asyncio.timeout(30):
         monkeypatch.setattr(store, "volume", broken)
         sweeper.nudge()
         await failed.wait()

@@ -329,7 +329,7 @@ async def test_backups_are_made_in_time_and_go_on_after_a_failure(root: Path, ca
                 raise OSError(28, "No space left on device")
             return await store.back_up()
 
-        async with asyncio.timeout(5), backing_up(store.backup_path, sometimes, every=0.02, settle=0.0):
+        async with asyncio.timeout(30), backing_up(store.backup_path, sometimes, every=0.02, settle=0.0):
             while await tries.get() < 3:
                 continue
         assert store.backup_path.exists()

@@ -69,7 +69,7 @@ async def test_what_a_killed_process_had_still_to_remove_goes_without_a_restart(
         return count
 
     monkeypatch.setattr(store, "empty_trash", noted)
-    async with sweeping(store, 1000, ignore), asyncio.timeout(5):
+    async with sweeping(store, 1000, ignore), asyncio.timeout(30):
         await emptied.wait()
     assert os.listdir(store._files.layout.trash) == []
     assert await present(store, "kept") == {"kept"}

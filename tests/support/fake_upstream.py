@@ -132,7 +132,7 @@ class FakeUpstream(FakeAuth, FakeListings):
     def count(self, *, method: str | None = None, contains: str = "") -> int:
         return len(self.select(method=method, contains=contains))
 
-    async def wait_for(self, count: int, *, method: str | None = None, contains: str = "", seconds: float = 5) -> None:
+    async def wait_for(self, count: int, *, method: str | None = None, contains: str = "", seconds: float = 30) -> None:
         """Wait until that many matching requests have arrived."""
         async with asyncio.timeout(seconds), self._arrived:
             await self._arrived.wait_for(lambda: self.count(method=method, contains=contains) >= count)

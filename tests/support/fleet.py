@@ -160,7 +160,7 @@ async def ask(url: str, method: str = "GET", headers: Mapping[str, str] | None =
         return Answer(answer.status, dict(answer.headers), body, first, monotonic() - began)
 
 
-async def eventually(what: str, condition: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(what: str, condition: Callable[[], bool], seconds: float = 30) -> None:
     """Wait for what only looking at other processes can tell; `what` is said where it does not come."""
     deadline = monotonic() + seconds
     while not await asyncio.to_thread(condition):

@@ -64,7 +64,7 @@ class Mirror:
         assert self._program is not None, "the mirror was never started"
         return self._program
 
-    def start(self, timeout: float = 20) -> None:
+    def start(self, timeout: float = 60) -> None:
         """Start it and wait until /readyz says so. Raises ProgramFailed when it ends or `timeout` seconds have gone."""
         argv = [
             *(sys.executable, "-m", "entrepot", "serve", "--data", str(self.data)),

@@ -122,7 +122,7 @@ class Program:
         state = "it still runs" if self.running else f"it ended with {self._process.returncode}"
         return ProgramFailed(f"{' '.join(self.argv)}: {what} ({state})\n{self.tail()}")
 
-    def wait_line(self, pattern: str, timeout: float = 20, after: int = 0) -> str:
+    def wait_line(self, pattern: str, timeout: float = 60, after: int = 0) -> str:
         """Wait until it prints a line that `pattern` is found in, from line `after` on, and return that line.
 
         Raises ProgramFailed when it ends first or `timeout` seconds have gone.
@@ -139,7 +139,7 @@ class Program:
                     break
         raise self.failed(f"no line like {pattern!r} within {timeout} s")
 
-    def wait_port(self, port: int, timeout: float = 20) -> None:
+    def wait_port(self, port: int, timeout: float = 60) -> None:
         """Wait until 127.0.0.1:`port` accepts a connection. Raises ProgramFailed as `wait_line` does."""
         deadline = time.monotonic() + timeout
         while self.running and time.monotonic() < deadline:

@@ -25,7 +25,7 @@ from sync.records import Question
 from tests.store.contents import ALPINE, TYPES, digest
 
 LATEST = Tag("latest")
-SOON = 5.0
+SOON = 30.0
 
 
 def image(name: str) -> Descriptor:

@@ -18,9 +18,7 @@ from proxy.upstream.settings import Limits, UpstreamSettings
 
 REPO = "library/alpine"
 REPOSITORY = Repository("docker.io", REPO)
-QUICK = Limits(
-    connect=1, first_byte=0.3, stall=0.3, answer=2, quiet=0.2, retries=3, backoff_first=0.01, backoff_most=0.02
-)
+QUICK = Limits(connect=5, first_byte=8, stall=8, answer=8, quiet=0.2, retries=3, backoff_first=0.01, backoff_most=0.02)
 
 
 class Listener(list[Event]):
@@ -43,7 +41,7 @@ async def source_of(
     """Give a source of the registry at `url`, and close it after. Nothing may take longer than 10 s."""
     made = UpstreamSettings("docker.io", URL(url), limits=limits, **settings)
     source = RegistrySource(made, made.url, emit if emit is not None else Listener(), resolver=resolver, clock=clock)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         try:
             yield source
         finally:

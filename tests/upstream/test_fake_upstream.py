@@ -48,7 +48,7 @@ async def test_fake_stalls_until_told_to_go_on() -> None:
     async with FakeUpstream() as up, aiohttp.ClientSession() as http:
         digest = up.add_blob("a/b", blob(1000))
         up.stall_at = 500
-        async with asyncio.timeout(5), http.get(f"{up.url}/v2/a/b/blobs/{digest}") as r:
+        async with asyncio.timeout(30), http.get(f"{up.url}/v2/a/b/blobs/{digest}") as r:
             assert await r.content.readexactly(500) == blob(1000)[:500]
             await up.stalled.wait()
             up.go_on()

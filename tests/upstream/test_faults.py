@@ -43,7 +43,7 @@ async def test_body_that_breaks_off_is_unavailable_and_goes_on_from_there_at_onc
 
 
 async def test_body_that_stalls_is_unavailable() -> None:  # P45
-    async with FakeUpstream() as up, source_of(up.url) as source:
+    async with FakeUpstream() as up, source_of(up.url, limits=quick(stall=0.5)) as source:
         digest = up.add_blob(REPO, DATA)
         up.stall_at = 500_000
         with pytest.raises(Unavailable, match="stalls at byte 500000"):
@@ -52,10 +52,10 @@ async def test_body_that_stalls_is_unavailable() -> None:  # P45
 
 async def test_slow_reader_is_not_a_stalled_upstream() -> None:
     data = blob(8 << 20)
-    async with FakeUpstream() as up, source_of(up.url, limits=quick(stall=0.1)) as source:
+    async with FakeUpstream() as up, source_of(up.url, limits=quick(stall=1)) as source:
         stream = await source.open_blob(REPOSITORY, up.add_blob(REPO, data))
         first = await anext(aiter(stream))
-        await asyncio.sleep(0.3)  # longer than the stall, while the socket is full
+        await asyncio.sleep(1.3)  # longer than the stall, while the socket is full
         assert first + await read(stream) == data
 
 
@@ -149,7 +149,7 @@ async def test_host_that_comes_back_within_the_retries_is_not_noticed() -> None:
 
 async def test_host_that_cannot_be_reached_fails_at_once_until_a_moment_has_passed() -> None:  # P30
     told = Listener()
-    async with FakeUpstream() as up, source_of(up.url, emit=told, limits=quick(quiet=0.15)) as source:
+    async with FakeUpstream() as up, source_of(up.url, emit=told, limits=quick(quiet=1.5)) as source:
         IMAGE.publish(up, REPO, "latest")
         await up.stop_listening()
         with pytest.raises(Unavailable, match="reached"):
@@ -161,7 +161,7 @@ async def test_host_that_cannot_be_reached_fails_at_once_until_a_moment_has_pass
         with pytest.raises(Unavailable, match="a moment ago"):
             await source.resolve(REPOSITORY, LATEST)
         assert len(told) == asked  # nothing was sent
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(1.5)
         assert (await source.resolve(REPOSITORY, LATEST)).digest == IMAGE.digest
         assert (source.health.is_down, source.health.last_error) == (False, None)
 
@@ -190,12 +190,13 @@ async def test_ping_reaches_a_host_that_counts_as_down_and_clears_it() -> None:
 async def test_headers_that_do_not_come_are_a_timeout_within_the_time_for_an_answer() -> None:  # P26
     told = Listener()
     loop = asyncio.get_running_loop()
-    async with FakeUpstream() as up, source_of(up.url, emit=told, limits=quick(answer=0.7)) as source:
-        up.delay_headers = 5
+    async with FakeUpstream() as up, source_of(up.url, emit=told, limits=quick(first_byte=0.3, answer=0.7)) as source:
+        up.delay_headers = 30
         began = loop.time()
-        with pytest.raises(Unavailable, match="does not answer"):
+        with pytest.raises(Unavailable, match=r"(does|did) not answer"):
             await source.open_blob(REPOSITORY, Digest.of(b"x"))
-        assert 0.29 < loop.time() - began < 1.2
+        assert 0.29 < loop.time() - began < 10
+        assert len(up.requests) <= 3  # the time was over before the last retry
         assert source.is_down
         assert next(e.status for e in told if isinstance(e, UpstreamRequest)) == "timeout"
 
