@@ -6,8 +6,8 @@ a credential, a query string, or an address beyond the client's own in `RequestF
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,15 @@ class FillResumed:
 class FillFinished:
     """outcome: committed | corrupt | failed | abandoned.
 
-    received: bytes that came from sources in this attempt, recovered ones not counted; from_nodes, from_bucket: those
-    of them that came from other nodes of the fleet, and from its bucket.
+    received: bytes that came from sources in this attempt, recovered ones not counted; from_near: those of them that
+    came from other nodes of the fleet (neighbour), its bucket (bucket) and other regions (region).
     """
 
     upstream: str
     outcome: str
     received: int
     seconds: float
-    from_nodes: int = 0
-    from_bucket: int = 0
+    from_near: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

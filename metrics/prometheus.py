@@ -262,9 +262,9 @@ class Metrics:
     def _fill_finished(self, event: FillFinished) -> None:
         self._families.value(declared.FILLS_RUNNING, event.upstream).number -= 1
         self._families.value(declared.FILLS_FINISHED, event.upstream, event.outcome).number += 1
-        near = {"neighbour": event.from_nodes, "bucket": event.from_bucket}
-        self._families.value(declared.RECEIVED_BYTES, event.upstream).number += event.received - sum(near.values())
-        for source, received in near.items():
+        from_near = sum(event.from_near.values())
+        self._families.value(declared.RECEIVED_BYTES, event.upstream).number += event.received - from_near
+        for source, received in event.from_near.items():
             if received:
                 self._families.value(declared.NEAR_BYTES, event.upstream, source).number += received
         self._families.distribution(declared.FILL_DURATION_SECONDS, event.outcome).observe(event.seconds)

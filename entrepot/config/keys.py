@@ -1,7 +1,7 @@
 """The keys of the configuration: how each value is read, and the form that an error offers.
 
 One table per section. `LATER` are keys of the contract that this version does not do: they are refused rather
-than ignored, since whoever writes `peer` counts on it.
+than ignored, since whoever writes one counts on it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,32 @@ UPSTREAM = {
     "ca_file": _path("a file with PEM certificates"),
     "redirect_hosts": _plain(values.many(values.host_name), 'an array of host names, such as ["blobs.example"]'),
 }
-LATER = frozenset({"from", "grant", "peer"})
+PEER = {
+    "name": _plain(values.region, 'the region\'s name, as its own configuration has it, such as "us-east"'),
+    "url": _plain(values.registry_url, 'http:// or https:// with a host, such as "https://us.mirror.example"'),
+    "token_file": _path("a file that holds the token that the region's grant knows"),
+    "ca_file": _path("a file with PEM certificates"),
+    "cert": _path("a PEM file with the certificate to show the region"),
+    "key": _path("a PEM file with that certificate's private key"),
+    "repositories": _plain(values.many(values.glob), 'an array of globs, such as ["docker.io/library/*"]'),
+    "tags": _plain(values.many(values.tag_choice), 'an array of globs and versions, such as [">=3.18", "latest"]'),
+    "newest": _plain(values.whole(1, 1_000_000), "a number of tags, such as 10"),
+    "platforms": _plain(values.many(values.platform), 'an array of platforms, such as ["linux/amd64"]'),
+    "referrers": _plain(values.boolean, "true or false"),
+    "bandwidth": _plain(values.bandwidth, 'bytes a second, such as "50MiB/s"'),
+    "window": _plain(values.windows, '"22:00-06:00", "22:00-06:00 Europe/Berlin", or an array of such'),
+    "removal_grace": _DURATION,
+    "removal_share": _plain(values.share, 'a share, such as "25%"'),
+}
+GRANT = {
+    "name": _plain(values.region, 'the region\'s name, as its own configuration has it, such as "ap-south"'),
+    "token_file": _path("a file with one token a line, two while they are rotated"),
+    "certificate": _plain(values.text, "the name in the certificate that the region shows"),
+    "repositories": _plain(values.many(values.glob), 'an array of globs, such as ["docker.io/library/*"] or ["*"]'),
+}
+LISTS = {"warm": WARM, "peer": PEER, "grant": GRANT}
+"""Sections that may come several times, upstreams aside."""
+LATER = frozenset({"from"})
 
 
 def read_section(

@@ -12,13 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entrepot.config.keys import LATER, SECTIONS, TOP, Section, Setting, unknown
+from entrepot.config.keys import LATER, LISTS, SECTIONS, TOP, Section, Setting, unknown
 from entrepot.config.problems import ConfigError, Problem
 
 PREFIX = "ENTREPOT_"
 NAME_URL = "NAME=URL, such as docker.io=https://registry-1.docker.io"
-_NAMES = (*TOP, *SECTIONS, "upstream", "warm")
-_EXAMPLES = {"upstream": "[[upstream]] with name and url", "warm": "[[warm]] with references and every"}
+_NAMES = (*TOP, *SECTIONS, "upstream", *LISTS)
+_EXAMPLES = {
+    "upstream": "[[upstream]] with name and url",
+    "warm": "[[warm]] with references and every",
+    "peer": "[[peer]] with name, url and token_file",
+    "grant": "[[grant]] with name, token_file and repositories",
+}
 _LINE = re.compile(r"\s*(?:\[\[\s*(?P<array>[\w.-]+)\s*\]\]|\[\s*(?P<table>[\w.-]+)\s*\]|(?P<key>[\w.-]+)\s*=)")
 # Kubernetes describes services to every container: a service named "entrepot" must not look like a misspelt key.
 _NOT_OURS = re.compile(r"(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_(TCP|UDP)\w*)?)|CONFIG|REQUIRE_TOOLS")
@@ -39,7 +44,7 @@ class Layer:
     top: Section = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
     upstreams: list[ItemLayer] | None = None
-    warm: list[ItemLayer] = field(default_factory=list)
+    lists: dict[str, list[ItemLayer]] = field(default_factory=dict)
     additions: dict[str, Section] = field(default_factory=dict)
 
 
@@ -79,7 +84,7 @@ def read_file(path: Path, problems: list[Problem]) -> Layer:
             if name == "upstream":
                 layer.upstreams = items
             else:
-                layer.warm = items
+                layer.lists[name] = items
         elif name in _EXAMPLES:
             problems.append(Problem(at(name), name, "it is not a list of sections", _EXAMPLES[name]))
         elif name in TOP:

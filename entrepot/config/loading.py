@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entrepot.config.keys import ACCESS, SECTIONS, TLS, TOP, UPSTREAM, WARM, Section, Setting, read_section, unknown
+from entrepot.config.keys import (
+    ACCESS,
+    GRANT,
+    PEER,
+    SECTIONS,
+    TLS,
+    TOP,
+    UPSTREAM,
+    WARM,
+    Section,
+    Setting,
+    read_section,
+    unknown,
+)
 from entrepot.config.layers import ItemLayer, Layer, capitals, read_environment, read_file, read_flags
 from entrepot.config.model import (
     ADMIN,
@@ -21,6 +34,7 @@ from entrepot.config.model import (
     WarmConfig,
 )
 from entrepot.config.problems import ConfigError, Problem
+from entrepot.config.regions import read_grants, read_peers
 
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -50,7 +64,9 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
             _check_tls(settings, problems)
         if name == "access":
             _check_access(sections[name], settings, problems)
-    warm = _read_warm(in_file.warm, problems)
+    warm = _read_warm(in_file.lists.get("warm", []), problems)
+    peers = read_peers(in_file.lists.get("peer", []), top_settings, problems)
+    grants = read_grants(in_file.lists.get("grant", []), top_settings, "client_ca" in sections["tls"], problems)
     listed = _upstreams(in_file, in_environment, on_command_line, problems)
     upstreams = _read_upstreams(listed, problems)
     _check_addresses(top, top_settings, problems)
@@ -67,6 +83,8 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         tls=TlsConfig(**sections["tls"]) if sections["tls"] else None,
         access=AccessConfig(**sections["access"]),
         warm=warm,
+        peers=peers,
+        grants=grants,
         **top,
     )
 
@@ -91,6 +109,11 @@ def check_files(config: Config) -> list[Problem]:
     for upstream in config.upstreams:
         for key in ("password_file", "docker_config", "ca_file", "proxy_password_file"):
             named.append((f"upstream {upstream.name}.{key}", getattr(upstream, key), UPSTREAM[key].accepted))
+    for peer in config.peers:
+        for key in ("token_file", "ca_file", "cert", "key"):
+            named.append((f"peer {peer.name}.{key}", getattr(peer, key), PEER[key].accepted))
+    for grant in config.grants:
+        named.append((f"grant {grant.name}.token_file", grant.token_file, GRANT["token_file"].accepted))
     problems = []
     for key, path, accepted in named:
         if path is None:

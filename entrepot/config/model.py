@@ -128,6 +128,57 @@ class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     redirect_hosts: tuple[str, ...] = ()
 
 
+class Window(NamedTuple):
+    """A time of day, in minutes since midnight: from `begin` to `end`, over midnight where that is not later.
+
+    zone: an IANA name; empty: the local time of this machine.
+    """
+
+    begin: int
+    end: int
+    zone: str = ""
+
+
+class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Another region whose images are kept here too.
+
+    `token_file`, or `cert` with `key` (PEM), prove who asks; `ca_file` (PEM) vouches for the peer's certificate.
+    `repositories` are globs, `tags` globs and ranges of versions, `newest` how many of the matching tags (None: all);
+    no `platforms`: all of them. `bandwidth` is in bytes a second, None: no limit; no `window`: at any time. What was
+    removed there is removed here `removal_grace` seconds later, unless that is more than `removal_share` of all that
+    comes from there.
+    """
+
+    name: str
+    url: str
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    repositories: tuple[str, ...] = ("*",)
+    tags: tuple[str, ...] = ()
+    newest: int | None = None
+    platforms: tuple[str, ...] = ()
+    referrers: bool = True
+    bandwidth: int | None = None
+    window: tuple[Window, ...] = ()
+    removal_grace: float = 600.0
+    removal_share: float = 0.25
+
+
+class GrantConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A region that may read `repositories` (globs) from this one.
+
+    It shows one of the tokens of `token_file` (one a line, two while they are rotated), or a certificate signed by
+    `tls.client_ca` whose subject or alternative name is `certificate`.
+    """
+
+    name: str
+    repositories: tuple[str, ...]
+    token_file: Path | None = None
+    certificate: str | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a mirror is told. The first of `upstreams` is the default one; names are unique.
 
@@ -165,6 +216,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsConfig | None = None
     access: AccessConfig = AccessConfig()
     warm: tuple[WarmConfig, ...] = ()
+    peers: tuple[PeerConfig, ...] = ()
+    grants: tuple[GrantConfig, ...] = ()
 
     @property
     def default_upstream(self) -> str:

@@ -12,9 +12,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from entrepot.config.model import Address, Secret, SecretUrl
+from entrepot.config.model import Address, Secret, SecretUrl, Window
 from proxy.fleet.address import parse as parse_address
+from proxy.oci.choosing import TagChoice
 from proxy.oci.globs import Glob
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ _UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9_.]+)?")
 _STORE = re.compile(r"(?:s3|gs|az)://[a-zA-Z0-9][a-zA-Z0-9._-]{1,62}(?:/[a-zA-Z0-9._~-]+)*")
 _HOST_GLOB = re.compile(r"(?:\*|[a-z0-9*](?:[a-z0-9*-]{0,62}))(?:\.[a-z0-9*-]{1,63})*")
+_TIME = r"([01]?\d|2[0-4]):([0-5]\d)"
+_WINDOW = re.compile(rf"{_TIME}\s*-\s*{_TIME}(?:\s+([A-Za-z0-9_+/-]+))?")
 _REGION = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 
@@ -91,6 +95,53 @@ def size(value: object) -> int:
     if count <= 0:
         raise ValueError(f"{written!r} leaves no room for anything")
     return count
+
+
+def bandwidth(value: object) -> int:
+    """Return the bytes a second of `50MiB/s`."""
+    written = text(value)
+    amount, slash, unit = written.strip().rpartition("/")
+    if not slash or unit.strip() != "s":
+        raise ValueError(f"{written!r} does not say bytes a second")
+    return size(amount.strip())
+
+
+def share(value: object) -> float:
+    """Return the part of one that `25%` is."""
+    written = text(value).strip()
+    number = written.removesuffix("%").strip()
+    if not written.endswith("%") or not re.fullmatch(r"\d{1,3}(\.\d+)?", number) or float(number) > 100:
+        raise ValueError(f"{written!r} is not a share from 0% to 100%")
+    return float(number) / 100
+
+
+def windows(value: object) -> tuple[Window, ...]:
+    """Return the times of day of `22:00-06:00`, with a zone after them or without, or of several such."""
+    return tuple(_window(one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _window(value: object) -> Window:
+    written = text(value).strip()
+    match = _WINDOW.fullmatch(written)
+    if match is None:
+        raise ValueError(f"{written!r} is not a time of day from HH:MM to HH:MM")
+    zone = match[5] or ""
+    if zone:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"there is no time zone {zone!r} on this machine") from None
+    begin, end = int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])
+    if begin == end:
+        raise ValueError(f"{written!r} ends when it begins")
+    return Window(begin % 1440, end % 1440, zone)
+
+
+def tag_choice(value: object) -> str:
+    """Return what chooses tags: a glob such as `latest` or `3.*`, or a range of versions such as `>=3.18 <4`."""
+    written = text(value).strip()
+    TagChoice.parse(written)
+    return written
 
 
 def format_exact_size(count: int) -> str:

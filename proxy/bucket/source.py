@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final, Literal
 
 from proxy.bucket.answers import NAME, Opened
 from proxy.bucket.objects import Bucket
@@ -19,7 +20,7 @@ class BucketSource:
     """A NearSource. While the bucket fails, its methods raise Unavailable at once."""
 
     name = NAME
-    is_node = False
+    kind: Final[Literal["bucket"]] = "bucket"
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket

@@ -99,7 +99,7 @@ class Lead:
         self._executor = means.executor
         self._emit = means.emit
         self._on_mismatch = on_mismatch
-        self._from_near: Counter[bool] = Counter()
+        self._from_near: Counter[str] = Counter()
 
     async def run(self) -> int:
         """Return the size in bytes once the blob is in the store, be it by another's work.
@@ -137,8 +137,7 @@ class Lead:
             self.supply.borrows(False)
             self.supply.flight, self.supply.tell_borrowed = None, bool
             total, took = self._fill.received - received, monotonic() - started
-            nodes, bucket = self._from_near[True], self._from_near[False]
-            self._emit(FillFinished(upstream, outcome, total, took, nodes, bucket))
+            self._emit(FillFinished(upstream, outcome, total, took, dict(self._from_near)))
 
     async def _generation(self, spool: Spool | None) -> int | None:
         """Run one generation, on `spool` if there is one; return its size once committed. Raises what ended it."""
@@ -196,7 +195,7 @@ class Lead:
         delivery = await self.supply.open(offset, size)
         name = delivery.candidate.source.name
         if delivery.near is not None:
-            name = "neighbour" if delivery.near.is_node else "bucket"
+            name = delivery.near.kind
         self._emit(FillResumed(self._fill.owner.upstream, name))
         return delivery
 
@@ -206,7 +205,7 @@ class Lead:
         async def feed(chunk: bytes) -> None:
             self._fill.received += len(chunk)
             if delivery.near is not None:
-                self._from_near[delivery.near.is_node] += len(chunk)
+                self._from_near[delivery.near.kind] += len(chunk)
             if progress.size is None:
                 await self._store.extend(spool, writer.received + len(chunk))
             await writer.feed(chunk)

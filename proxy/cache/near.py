@@ -9,7 +9,7 @@ knows of that it says (`proven`, `anonymous`), and the cache judges (P43).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -20,6 +20,8 @@ from proxy.oci.errors import NotFound, RegistryError
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
+from proxy.store.exchanged import TagChange
+from proxy.store.records import TagRecord
 
 Kind = Literal["manifest", "blob"]
 
@@ -53,8 +55,8 @@ class NearSource(Protocol):
         ...
 
     @property
-    def is_node(self) -> bool:
-        """It is another node, and not a bucket."""
+    def kind(self) -> Literal["neighbour", "bucket", "region"]:
+        """Another node of this fleet, the bucket, or another region."""
         ...
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
@@ -157,6 +159,40 @@ class Fleet(Protocol):
     async def has_image(self, repository: Repository, digest: Digest) -> bool:
         """Tell whether somebody near has the manifest and its blobs: it may be served though no upstream answers."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagAtHome:
+    """What the region that watches a tag says it is, `age` seconds after it asked the upstream."""
+
+    record: TagChange
+    age: float
+    region: str
+
+
+class Regions(Protocol):
+    """The other regions as the cache sees them. None of them may ask another in turn (Via)."""
+
+    def sources(self, repository: Repository, *, start: bool) -> Sequence[NearSource]:
+        """Return the regions that may have something of the repository, the nearest first.
+
+        start: they may fetch it from their upstream for us; else only what they have is asked for.
+        """
+        ...
+
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+        """Return what the tag is at its home; None where that is this region, or it cannot be asked or be sure."""
+        ...
+
+
+class Apart:
+    """Regions where there are none."""
+
+    def sources(self, repository: Repository, *, start: bool) -> Sequence[NearSource]:
+        return ()
+
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+        return None
 
 
 class Solitary:

@@ -198,7 +198,7 @@ class Supply:
             if candidate.blamed:
                 self.flight.failed(source, BadContent(f"{source.name} gave wrong bytes of {self.digest}"), 0)
                 continue
-            self.source, self.outcome = source.name, "neighbour" if source.is_node else "bucket"
+            self.source, self.outcome = source.name, source.kind
             try:
                 return await self._opened(source, candidate, offset, known)
             except RegistryError as error:

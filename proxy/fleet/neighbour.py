@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -75,7 +75,7 @@ class Neighbour:
     always is), and it answers a ping.
     """
 
-    is_node = True
+    kind: Final[Literal["neighbour"]] = "neighbour"
 
     def __init__(self, neighbours: Neighbours, url: str, *, held: bool, still: Working | None) -> None:
         self.url = url

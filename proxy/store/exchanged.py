@@ -14,7 +14,7 @@ The proof of a membership, and when it was proven or pinned, are evidence of who
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,6 +34,19 @@ _Reference = Annotated[
 _Text = Annotated[str, msgspec.Meta(max_length=255)]
 
 
+class Past(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a tag also was said to be: another digest than it is now (None: removed). As in TagChange."""
+
+    digest: _Digest | None
+    generation: _Number
+    version: _Number
+    base: _Number
+    origin: _Text
+    media_type: _Text | None
+    size: _Number | None
+    observed_at: _Time
+
+
 class TagChange(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
     """A tag; `digest` None is a tombstone. `at`: the number of its repository in the page. As `TagRecord`."""
 
@@ -47,6 +60,9 @@ class TagChange(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False)
     origin: _Text
     observed_at: _Time
     checked_at: _Time
+    generation: _Number = 0
+    base: _Number = 0
+    others: Annotated[tuple[Past, ...], msgspec.Meta(max_length=16)] = ()
 
     @property
     def rank(self) -> tuple[int, str]:
@@ -63,6 +79,7 @@ class MembershipChange(msgspec.Struct, frozen=True, array_like=True, tag="m", gc
     removed: bool
     proof: Proof
     proved_at: _Time
+    root: _Digest | Literal[""] | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:

@@ -18,7 +18,16 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     counter     totals kept by triggers, so that nobody counts rows
     cursor      up to which `seq` of another catalog, named by its epoch, all records were taken over (see `feed`)
     upload      a digest that the bucket is still to be given; `held`: nobody may take it away before that
-    meta        epoch, seq, clock
+    root        what regions compare: the tags and the manifests at the top of `peer` (0: of this catalog, kept by
+                triggers). place: a hash of repository and key, in whose order ranges are compared; mark: a hash of what
+                the record says; key: `t:<tag>` or `m:<digest>`, of this catalog's own alone (see `roots`)
+    fingerprint the sum of the marks of one peer's repository, as two halves, and their number; kept by triggers
+    peer        other regions by name; mesh: the key of that region's hashes
+    position    up to which `seq` of which epoch the feed of a peer was read
+    pending     what a peer said and this catalog does not say yet: an image to be fetched before its tag may move, a
+                removal that waits, a version from a clock ahead; `record` as on the wire, `error` why it was not done
+    conflict    the loser of two records that did not know of each other, and who won
+    meta        epoch, seq, clock, mesh
 
 What is written below as tables is version 1; each later version is a step from the one before. A new catalog takes
 all steps, so that it cannot differ from one that was migrated.
@@ -32,7 +41,7 @@ from pathlib import Path
 
 from proxy.store.errors import CatalogTooNew
 
-VERSION = 4
+VERSION = 5
 WRITER_CACHE_KIB = 32 * 1024
 
 _TABLES = """
@@ -208,6 +217,48 @@ _FLEET = (
     "CREATE INDEX upload_next ON upload (next_at)",
 )
 
+_REGIONS = (
+    "ALTER TABLE tag ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE tag ADD COLUMN base INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE tag ADD COLUMN others BLOB",
+    "ALTER TABLE membership ADD COLUMN root TEXT",
+    "CREATE INDEX membership_root_seq ON membership (seq) WHERE root IS NOT NULL",
+    "CREATE TABLE peer (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, mesh BLOB)",
+    "CREATE TABLE position (peer INTEGER NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, "
+    "PRIMARY KEY (peer, epoch)) WITHOUT ROWID",
+    "CREATE TABLE root (peer INTEGER NOT NULL, place INTEGER NOT NULL, repository INTEGER NOT NULL, "
+    "mark INTEGER NOT NULL, key TEXT, PRIMARY KEY (peer, place)) WITHOUT ROWID",
+    "CREATE TABLE fingerprint (peer INTEGER NOT NULL, repository INTEGER NOT NULL, low INTEGER NOT NULL, "
+    "high INTEGER NOT NULL, records INTEGER NOT NULL, PRIMARY KEY (peer, repository)) WITHOUT ROWID",
+    "CREATE TABLE pending (peer INTEGER NOT NULL, place INTEGER NOT NULL, repository INTEGER NOT NULL, "
+    "key TEXT NOT NULL, record BLOB NOT NULL, since REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, "
+    "next_at REAL NOT NULL DEFAULT 0, error TEXT, PRIMARY KEY (peer, place)) WITHOUT ROWID",
+    "CREATE INDEX pending_next ON pending (peer, next_at)",
+    "CREATE TABLE conflict (repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, "
+    "version INTEGER NOT NULL, origin TEXT NOT NULL, winner TEXT NOT NULL, winner_origin TEXT NOT NULL, "
+    "found_at REAL NOT NULL, PRIMARY KEY (repository, name, digest, version)) WITHOUT ROWID",
+    """
+    CREATE TRIGGER root_added AFTER INSERT ON root BEGIN
+        INSERT INTO fingerprint (peer, repository, low, high, records)
+            VALUES (new.peer, new.repository, new.mark & 0xffffffff, (new.mark >> 32) & 0xffffffff, 1)
+            ON CONFLICT DO UPDATE SET low = low + excluded.low, high = high + excluded.high, records = records + 1;
+    END
+    """,
+    """
+    CREATE TRIGGER root_changed AFTER UPDATE OF mark ON root BEGIN
+        UPDATE fingerprint SET low = low + (new.mark & 0xffffffff) - (old.mark & 0xffffffff),
+            high = high + ((new.mark >> 32) & 0xffffffff) - ((old.mark >> 32) & 0xffffffff)
+            WHERE peer = new.peer AND repository = new.repository;
+    END
+    """,
+    """
+    CREATE TRIGGER root_dropped AFTER DELETE ON root BEGIN
+        UPDATE fingerprint SET low = low - (old.mark & 0xffffffff), high = high - ((old.mark >> 32) & 0xffffffff),
+            records = records - 1 WHERE peer = old.peer AND repository = old.repository;
+    END
+    """,
+)
+
 _STEPS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE tag ADD COLUMN pending TEXT",
@@ -215,6 +266,7 @@ _STEPS: dict[int, tuple[str, ...]] = {
     ),
     3: _EVICTION,
     4: _FLEET,
+    5: _REGIONS,
 }
 """The statements that make each version out of the one before it."""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from metrics.events import Event
 from proxy.cache.near import Alone, Kind, NearManifest, NearSource, NearStream, Solitary, TagSaid

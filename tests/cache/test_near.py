@@ -27,7 +27,7 @@ async def test_a_neighbour_that_has_proved_the_repository_spares_the_upstream(tm
         assert here.upstream.opened == 0
         assert fleet.stored == 1
         (finished,) = [event for event in here.events if isinstance(event, FillFinished)]
-        assert (finished.outcome, finished.from_nodes, finished.from_bucket) == ("committed", len(DATA), 0)
+        assert (finished.outcome, finished.from_near) == ("committed", {"neighbour": len(DATA)})
         record = await here.store.catalog.blob(DIGEST)
         assert record is not None
         assert record.public
@@ -60,7 +60,7 @@ async def test_a_neighbour_that_dies_is_taken_up_by_range_elsewhere(tmp_path: Pa
         assert [type(error) for error in fleet.failures] == [Unavailable]
         assert here.upstream.opened == 1
         (finished,) = [event for event in here.events if isinstance(event, FillFinished)]
-        assert finished.from_nodes == 2 * MIB
+        assert finished.from_near == {"neighbour": 2 * MIB}
         assert finished.received == len(DATA)
 
 
@@ -89,7 +89,7 @@ async def test_what_a_leader_says_was_wrong_is_fetched_from_the_start_and_stitch
 
 
 async def test_a_bucket_with_an_object_of_another_size_is_left_alone(tmp_path: Path) -> None:
-    near = Near("bucket", False, blobs={DIGEST: DATA[: 2 * MIB]})
+    near = Near("bucket", "bucket", blobs={DIGEST: DATA[: 2 * MIB]})
     async with node(tmp_path, Fleet(near)) as here:
         with pytest.raises(RegistryError):
             await here.get()

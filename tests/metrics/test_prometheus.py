@@ -87,7 +87,7 @@ ONE_OF_EACH: tuple[Event, ...] = (
     FillStarted("docker.io", 512),
     FillJoined("docker.io"),
     FillResumed("docker.io", "mirror.example"),
-    FillFinished("docker.io", "committed", 2048, 1.5, 1, 2),
+    FillFinished("docker.io", "committed", 2048, 1.5, {"neighbour": 1, "bucket": 2}),
     VerificationFailed("docker.io", "registry-1.docker.io", DIGEST),
     TagRevalidated("docker.io", "moved"),
     ClosureEvicted("quota", 3, 4096),
