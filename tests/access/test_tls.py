@@ -228,7 +228,7 @@ def test_files_leave_over_tls_whole_and_in_small_pieces_on_the_loop_that_serves(
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(files))
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
-            body = await asyncio.wait_for(reader.readexactly(len(data)), 20)
+            body = await asyncio.wait_for(reader.readexactly(len(data)), 60)
             writer.close()
             server.close()
             return hashlib.sha256(body).hexdigest()

@@ -109,9 +109,9 @@ async def test_nobody_is_sent_to_a_bucket_that_has_come_to_stand_still(
     server: BucketServer, store: Store, bucket: Bucket, redirects: Redirects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.bucket.redirects.HEARD_SECONDS", 0.0)
-    monkeypatch.setattr("proxy.bucket.objects.ANSWER_SECONDS", 0.2)
     await evicted(store, bucket)
     assert await redirects.location(HERE, DIGEST) is not None
+    monkeypatch.setattr("proxy.bucket.objects.ANSWER_SECONDS", 0.2)
     server.pause()
     try:
         assert await redirects.location(HERE, DIGEST) is None

@@ -71,7 +71,7 @@ async def test_a_tag_of_what_another_repository_brought_costs_one_head(lab: Lab,
 
 async def test_many_who_ask_for_one_tag_cause_one_question(asking: Lab, upstream: FakeUpstream) -> None:
     OLD.publish(upstream, REPO, "1")
-    upstream.delay_headers = 0.2
+    upstream.delay_headers = 2
     answers = await asyncio.gather(*(asking.get(asking.manifest_url("1")) for _ in range(50)))
     assert all(answer[2] == OLD.body for answer in answers)
     assert upstream.count(method="HEAD", contains="/manifests/") == 1

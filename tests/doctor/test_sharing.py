@@ -175,7 +175,7 @@ async def test_every_way_in_which_nodes_fail_each_other_is_told_apart(redis_serv
         await stack.enter_async_context(known(redis_server, *nodes, newer))
         seen = await look_at_fleet(config_at(own.url, redis_server.url), redis_server.url)
     assert (seen.redis.failure, seen.redis.version[0].isdecimal(), seen.redis.policy) == ("", True, "noeviction")
-    assert 0 < seen.redis.seconds < 1
+    assert 0 < seen.redis.seconds < 5
     assert abs(seen.redis.skew) < 5
     assert (seen.own.url, seen.own.failed) == (own.url, "")
     assert seen.own.skew is not None

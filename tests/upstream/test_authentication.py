@@ -135,10 +135,10 @@ async def test_token_that_opens_nothing_is_denied_without_asking_on_and_on() -> 
 
 async def test_token_is_renewed_before_it_expires() -> None:  # P33
     async with FakeUpstream() as up, source_of(up.url) as source:
-        up.auth, up.expires_in = "bearer", 1
+        up.auth, up.expires_in = "bearer", 3
         IMAGE.publish(up, REPO, "latest")
         await source.manifest(REPOSITORY, LATEST)
-        await asyncio.sleep(0.85)
+        await asyncio.sleep(2.55)
         await source.manifest(REPOSITORY, LATEST)
         assert len(up.token_requests) == 2
         assert [r.status for r in up.select(contains="/manifests/")] == [401, 200, 200]

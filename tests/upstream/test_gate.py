@@ -131,8 +131,11 @@ async def test_open_downloads_have_a_bound_of_their_own_and_keep_no_manifest_wai
 
 
 async def test_rate_of_requests_holds_for_the_whole_host() -> None:
-    limits = quick(turn=0.05)
-    async with FakeUpstream() as up, source_of(up.url, requests_per_second=2, limits=limits) as source:
+    limits, now = quick(turn=0.05), 100.0
+    async with (
+        FakeUpstream() as up,
+        source_of(up.url, requests_per_second=2, limits=limits, clock=lambda: now) as source,
+    ):
         IMAGE.publish(up, REPO, "latest")
         for _ in range(2):
             await source.manifest(REPOSITORY, LATEST)
@@ -145,11 +148,10 @@ async def test_rate_of_requests_holds_for_the_whole_host() -> None:
 async def test_waiting_for_our_own_bound_never_counts_as_a_failure_of_the_host() -> None:  # P26
     async with (
         FakeUpstream() as up,
-        source_of(up.url, limits=quick(answer=0.4, turn=4), requests_per_second=2) as source,
+        source_of(up.url, limits=quick(answer=2, turn=20), requests_per_second=0.1) as source,
     ):
         IMAGE.publish(up, REPO, "1")
-        for _ in range(2):
-            await source.resolve(REPOSITORY, Tag("1"))
+        await source.resolve(REPOSITORY, Tag("1"))
         with pytest.raises(Unavailable, match="requests_per_second"):
             await source.resolve(REPOSITORY, Tag("1"))
         assert not source.health.failing
