@@ -1,0 +1,1 @@
+"""Other regions: what they are granted, what they ask, how they are asked, and what a link may carry."""
