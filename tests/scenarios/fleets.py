@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import aiohttp
+
 from proxy.oci.digest import Digest
 from tests.support.balanced import Got, Plan
 from tests.support.contents import Image, blob, make_image
@@ -78,6 +80,22 @@ class Stage:
         return Plan(
             urls, path(digest), scale.clients, 1.2 * scale.seconds, slow_every=10, slow_rate=slow, resume=resume
         )
+
+    async def without_redis(self) -> float:
+        """Return how often a node that runs has gone on without an answer of Redis since it was started.
+
+        One that the machine holds up for longer than Redis is waited for does so too, and downloads by itself: what
+        holds for nodes that hear of each other holds where this number has stayed as it was.
+        """
+        total = 0.0
+        async with aiohttp.ClientSession() as session:
+            for node in self.nodes:
+                async with session.get(f"{node.admin}/metrics") as answer:
+                    for line in (await answer.text()).splitlines():
+                        missed = line.startswith("entrepot_redis_call_duration_seconds_count") and '"ok"' not in line
+                        if missed or line.startswith("entrepot_redis_calls_refused_total"):
+                            total += float(line.rpartition(" ")[2])
+        return total
 
     async def mend(self) -> None:
         """Bring everything to life again."""

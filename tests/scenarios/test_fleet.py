@@ -16,6 +16,8 @@ from tests.support.fleet import ask, eventually
 from tests.support.redis import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.needs("redis-server")]
+TRIES = 4
+"""How often a claim about nodes that hear of each other is tried on a machine too busy for Redis."""
 SCALES = [
     pytest.param(EVERYDAY, id="everyday"),
     pytest.param(FULL, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
@@ -42,11 +44,16 @@ async def led_by_the_first(stage: Stage, url: str, digest: str) -> AsyncIterator
 
 @pytest.mark.parametrize("scale", SCALES)
 async def test_a_blob_that_clients_of_all_nodes_want_is_downloaded_once(stage: Stage, scale: Scale) -> None:
-    digest, data = stage.offer(scale.size, scale.rate)
-    async with herding(stage.herd(digest, scale)) as clients:
-        got = await clients
-    assert_whole(got, data)
-    assert not [one for one in got if one.refused or one.cuts]
+    for _ in range(TRIES):
+        digest, data = stage.offer(scale.size, scale.rate)
+        before = await stage.without_redis()
+        async with herding(stage.herd(digest, scale)) as clients:
+            got = await clients
+        assert_whole(got, data)
+        assert not [one for one in got if one.refused or one.cuts]
+        if await stage.without_redis() == before:
+            break
+        await stage.mend()
     assert (stage.gets(digest), stage.sent(digest)) == (1, len(data))
     started = min(one.began for one in got)
     brisk = [one.ended for one in got if one.client % 10]
@@ -156,17 +163,21 @@ async def test_a_rolling_restart_under_load_fails_no_client(stage: Stage) -> Non
 
 
 async def test_two_nodes_that_miss_the_same_digests_at_once_do_not_wait_for_each_other(stage: Stage) -> None:
-    offered = [stage.offer(size) for size in (1000, 70_000, 2 * MIB, 3 * MIB) * 3]
-    answers = await asyncio.gather(
-        *(ask(node.url + path(digest)) for digest, _ in offered for node in stage.nodes for _ in range(2))
-    )
-    bodies: dict[str, bytes] = dict(offered)
-    for answer in answers:
-        assert answer.status == 200
-        assert answer.body == bodies[answer.headers["Docker-Content-Digest"]]
-        assert answer.seconds < 7  # a node is waited for longer
-    # A node that the machine holds up for longer than Redis is waited for goes on alone: not all three of them.
-    assert sum(stage.gets(digest) for digest, _ in offered) <= 2 * len(offered)
+    for _ in range(TRIES):
+        offered = [stage.offer(size) for size in (1000, 70_000, 2 * MIB, 3 * MIB) * 3]
+        answers = await asyncio.gather(
+            *(ask(node.url + path(digest)) for digest, _ in offered for node in stage.nodes for _ in range(2))
+        )
+        bodies: dict[str, bytes] = dict(offered)
+        for answer in answers:
+            assert answer.status == 200
+            assert answer.body == bodies[answer.headers["Docker-Content-Digest"]]
+            assert answer.seconds < 7  # a node is waited for longer
+        gets = sum(stage.gets(digest) for digest, _ in offered)
+        if gets <= len(offered) + 2:
+            break  # else the machine held nodes up for longer than Redis is waited for: each goes on alone
+        await stage.mend()
+    assert gets <= len(offered) + 2
 
 
 @pytest.mark.slow
