@@ -52,7 +52,7 @@ def redirected(mirror: Mirror) -> float:
     return metric(mirror, "entrepot_lookups_total", kind="blob", outcome="redirected")
 
 
-def uploaded(mirror: Mirror, count: int, seconds: float = 20) -> None:
+def uploaded(mirror: Mirror, count: int, seconds: float = 60) -> None:
     """Return when that many objects were put."""
     deadline = time.monotonic() + seconds
     while metric(mirror, "entrepot_bucket_requests_total", operation="put", outcome="ok") < count:

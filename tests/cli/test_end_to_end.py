@@ -26,7 +26,7 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 
 async def entrepot(*arguments: str) -> tuple[int, str, str]:
     process = await start(*arguments)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
@@ -62,7 +62,7 @@ async def test_pull_status_and_verify_go_to_the_mirror_that_runs(tmp_path: Path)
         mirror = await start("serve", *data, *ports, "--upstream", f"docker.io={upstream.url}")
         try:
             assert mirror.stderr is not None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert b"serving" in await mirror.stderr.readline()
             code, out, err = await entrepot("pull", "alpine:3", "--platform", "all", *data)
             assert (code, "3 manifests" in out) == (0, True), err
@@ -76,5 +76,5 @@ async def test_pull_status_and_verify_go_to_the_mirror_that_runs(tmp_path: Path)
             assert (code, out.startswith("8 blobs checked")) == (0, True), out
         finally:
             mirror.terminate()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert await mirror.wait() == 0

@@ -24,7 +24,7 @@ def mirror_answering(data: Path, *answers: bytes) -> Iterator[list[bytes]]:
     """Answer one connection after the other with raw bytes; give what was asked. An empty one is for `find`."""
     listening = Listening.bind(data / "run", "control.sock")
     listening.socket.setblocking(True)
-    listening.socket.settimeout(10)
+    listening.socket.settimeout(30)
     listening.socket.listen()
     asked: list[bytes] = []
 
@@ -32,7 +32,7 @@ def mirror_answering(data: Path, *answers: bytes) -> Iterator[list[bytes]]:
         for raw in answers:
             connection, _ = listening.socket.accept()
             with connection:
-                connection.settimeout(10)
+                connection.settimeout(30)
                 asked.append(_request(connection))
                 if raw:
                     connection.sendall(raw)

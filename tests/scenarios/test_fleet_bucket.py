@@ -82,9 +82,9 @@ async def test_what_one_node_filled_the_others_serve_from_the_bucket_without_it_
     digest = image_of(1100, 3 * MIB).publish(stage.upstream, repo, "1")
     assert await pull(first, repo, "1") == [200] * 4
     names = {digest, *stage.upstream.blobs[repo]}
-    await eventually("all of it is in the bucket", sharing.has(*names), seconds=20)
+    await eventually("all of it is in the bucket", sharing.has(*names), seconds=60)
     for node in others:
-        await eventually("the tag is known elsewhere", lambda node=node: bool(listed(node, f"{repo}:1")), seconds=20)  # type: ignore[misc]
+        await eventually("the tag is known elsewhere", lambda node=node: bool(listed(node, f"{repo}:1")), seconds=60)  # type: ignore[misc]
     await asyncio.to_thread(first.kill)
     await stage.upstream.stop_listening()
     assert [await pull(node, repo, "1") for node in others] == [[200] * 4] * 2
@@ -127,7 +127,7 @@ async def test_one_blob_that_all_nodes_want_is_read_from_the_bucket_and_not_from
     stage = sharing.stage
     digest, data = stage.offer(6 * MIB)
     assert (await ask(stage.nodes[0].url + path(digest))).body == data
-    await eventually("it is in the bucket", sharing.has(digest), seconds=20)
+    await eventually("it is in the bucket", sharing.has(digest), seconds=60)
     await asyncio.to_thread(stage.nodes[0].stop)
     answers = await asyncio.gather(*(ask(node.url + path(digest)) for node in stage.nodes[1:] for _ in range(4)))
     assert [answer.body == data for answer in answers] == [True] * 8

@@ -69,7 +69,7 @@ async def test_a_node_that_joins_knows_the_tags_and_pins_within_seconds(stage: S
         await eventually(
             "the new node knows the tag and its pin",
             lambda: [(one["digest"], one["pinned"]) for one in listed(joiner, f"{repo}:1")] == [(digest, True)],
-            seconds=5,
+            seconds=15,
         )
         await eventually("all of it is stored", lambda: stage.nodes[0].settled)
         await stage.upstream.stop_listening()

@@ -118,7 +118,7 @@ async def test_a_killed_fill_goes_on_where_it_was(tmp_path: Path) -> None:
             await asyncio.to_thread(mirror.kill)
         upstream.go_on()
         async with running(mirror):
-            await upstream.wait_for(2, method="GET", contains=digest, seconds=10)
+            await upstream.wait_for(2, method="GET", contains=digest)
             await fetched(mirror, [digest])
         resumed = upstream.select(method="GET", contains=digest)
         assert len(resumed) == 2  # taken up without being asked, and only once

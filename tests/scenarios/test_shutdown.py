@@ -58,7 +58,7 @@ async def test_what_cannot_be_finished_in_time_is_closed_short_and_goes_on_after
                 await answer.content.read()
         upstream.go_on()
         async with running(mirror), aiohttp.ClientSession() as session:
-            await upstream.wait_for(2, method="GET", contains=digest, seconds=10)
+            await upstream.wait_for(2, method="GET", contains=digest)
             async with session.get(url) as answer:
                 assert await answer.read() == data
         assert upstream.select(method="GET", contains=digest)[1].range is not None

@@ -27,7 +27,7 @@ def answering(port: int, client_port: int, pids: list[int]) -> int:
 def leading(data: Path, digest: Digest, pids: list[int]) -> int:
     """Return which of `pids` fills `digest`: it alone has the claim open to write. Waits for it."""
     name = str(data / "ingest" / f"{digest.algorithm}-{digest.hex}.lock")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for pid in pids:
             for link in Path(f"/proc/{pid}/fd").iterdir():
