@@ -1,37 +1,20 @@
 """Every metric, declared once, as data: name, type, help, labels, buckets.
 
 `metrics.prometheus` counts into these and exposes them, `metrics.document` writes docs/metrics.md from
-them. Units are seconds and bytes. No label ever holds a repository, a reference, a digest or a client:
-those belong in the log, a label's values stay few.
+them; what regions count is in `metrics.regional`. Units are seconds and bytes. No label ever holds a
+repository, a reference, a digest or a client: those belong in the log, a label's values stay few.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-Type = Literal["counter", "gauge", "histogram"]
+from metrics import regional
+from metrics.metric import Metric as Metric
 
 REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 UPSTREAM_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 FILL_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1200.0, 3600.0)
 CALL_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric as it is exposed: a counter's name ends in `_total`, `buckets` are a histogram's upper bounds.
-
-    together: of a gauge, which number is meant where several processes have one.
-    """
-
-    name: str
-    type: Type
-    help: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = ()
-    together: Literal["greatest", "least", "sum"] = "greatest"
 
 
 BUILD_INFO = Metric("entrepot_build_info", "gauge", "Always 1; the labels tell what is running.", ("version", "python"))
@@ -360,6 +343,7 @@ METRICS: tuple[Metric, ...] = (
     EXCHANGE_FAILURES,
     EXCHANGE_NODES,
     EXCHANGE_NODES_CURRENT,
+    *regional.METRICS,
     LOOP_LAG_SECONDS,
     LOG_LINES_DROPPED,
 )

@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Exposed
 from prometheus_client.utils import floatToGoString
 
-from metrics.declarations import Metric
+from metrics.metric import Metric
 
 MAX_LABEL_VALUES = 64
 OTHER = "other"

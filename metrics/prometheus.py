@@ -50,6 +50,7 @@ from metrics.events import (
     WarmFinished,
 )
 from metrics.families import OTHER, Distribution, Families, Snapshot, Value
+from metrics.regional import RegionalCounting
 
 _METHODS = frozenset({"GET", "HEAD"})
 _MAX_KEPT = 4096
@@ -121,6 +122,7 @@ class Metrics:
                 BucketHealth: self._bucket_health,
                 BucketCollected: self._bucket_collected,
                 UploadsQueued: self._uploads_queued,
+                **RegionalCounting(self._families).observers,
             },
         )
         self._families.value(declared.BUILD_INFO, version, platform.python_version()).number = 1
