@@ -7,6 +7,11 @@ import shutil
 from collections import defaultdict
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No example is wrong because the machine stood still.
+settings.register_profile("entrepot", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("entrepot")
 
 _REQUIRE = "ENTREPOT_REQUIRE_TOOLS"
 _MISSING = "missing here: "
