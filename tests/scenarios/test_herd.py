@@ -62,4 +62,4 @@ async def test_a_hundred_staggered_clients_cost_one_download_and_little_memory(t
         # A download of its own would take a late client as long as the one beside took; joined, it takes what is left.
         half = min(one["began"] for one in got) + direct / 2
         for one in got:
-            assert one["ended"] < max(one["began"], half) + direct, one
+            assert one["ended"] < max(one["began"], half) + 0.9 * direct, one
