@@ -14,7 +14,7 @@ The proof of a membership, and when it was proven or pinned, are evidence of who
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +27,7 @@ _CLOCK_SHIFT = 16
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
 _Time = Annotated[float, msgspec.Meta(ge=0)]
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")]
+_Root = Annotated[str, msgspec.Meta(pattern=r"\A(|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")]
 _Tag = Annotated[str, msgspec.Meta(pattern=r"\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")]
 _Reference = Annotated[
     str, msgspec.Meta(pattern=r"\A([a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}|sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z")
@@ -79,7 +80,7 @@ class MembershipChange(msgspec.Struct, frozen=True, array_like=True, tag="m", gc
     removed: bool
     proof: Proof
     proved_at: _Time
-    root: _Digest | Literal[""] | None = None
+    root: _Root | None = None
 
     @property
     def rank(self) -> tuple[int, bool]:
