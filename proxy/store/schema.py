@@ -25,7 +25,8 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     peer        other regions by name; mesh: the key of that region's hashes
     position    up to which `seq` of which epoch the feed of a peer was read
     pending     what a peer said and this catalog does not say yet: an image to be fetched before its tag may move, a
-                removal that waits, a version from a clock ahead; `record` as on the wire, `error` why it was not done
+                removal that waits, a version from a clock ahead; `record` as on the wire, `error` why it was not done,
+                `kind` one of `remote`'s
     conflict    the loser of two records that did not know of each other, and who won
     meta        epoch, seq, clock, mesh
 
@@ -231,9 +232,12 @@ _REGIONS = (
     "CREATE TABLE fingerprint (peer INTEGER NOT NULL, repository INTEGER NOT NULL, low INTEGER NOT NULL, "
     "high INTEGER NOT NULL, records INTEGER NOT NULL, PRIMARY KEY (peer, repository)) WITHOUT ROWID",
     "CREATE TABLE pending (peer INTEGER NOT NULL, place INTEGER NOT NULL, repository INTEGER NOT NULL, "
-    "key TEXT NOT NULL, record BLOB NOT NULL, since REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, "
-    "next_at REAL NOT NULL DEFAULT 0, error TEXT, PRIMARY KEY (peer, place)) WITHOUT ROWID",
+    "key TEXT NOT NULL, kind INTEGER NOT NULL, record BLOB NOT NULL, since REAL NOT NULL, "
+    "tries INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, error TEXT, "
+    "PRIMARY KEY (peer, place)) WITHOUT ROWID",
     "CREATE INDEX pending_next ON pending (peer, next_at)",
+    "CREATE INDEX pending_repository ON pending (peer, repository, next_at)",
+    "CREATE INDEX pending_kind ON pending (peer, kind, since, next_at)",
     "CREATE TABLE conflict (repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, "
     "version INTEGER NOT NULL, origin TEXT NOT NULL, winner TEXT NOT NULL, winner_origin TEXT NOT NULL, "
     "found_at REAL NOT NULL, PRIMARY KEY (repository, name, digest, version)) WITHOUT ROWID",
