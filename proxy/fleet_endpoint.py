@@ -19,7 +19,7 @@ from aiohttp import web
 
 from metrics.events import Emit, NeighbourAnswered
 from proxy import respond
-from proxy.bodies import first_byte, send_body
+from proxy.bodies import give_blob, span_of
 from proxy.cache.blobs import NodeBlob
 from proxy.cache.near import NearManifest, TagSaid
 from proxy.fleet.protocol import (
@@ -40,7 +40,7 @@ from proxy.fleet.signing import asking_node, hash_of, sign_answer, verify_reques
 from proxy.oci.digest import Digest
 from proxy.oci.errors import NameInvalid, NotServed, RangeNotSatisfiable, RegistryError, Unavailable, Unsupported
 from proxy.oci.names import Repository, Tag, parse_path
-from proxy.oci.ranges import ByteRange, parse_range
+from proxy.oci.ranges import ByteRange
 
 MOST_AT_ONCE = 512
 HEADERS_SECONDS = 8.5
@@ -213,26 +213,20 @@ class Endpoint:
     async def _blob(
         self, asked: _Asked, repository: Repository, digest: Digest, limit: asyncio.Timeout, *, held: bool
     ) -> web.StreamResponse:
-        span = _span(asked.span)
+        span = span_of(asked.span)
         found = await self._cache.node_blob(repository, digest, span, held=held)
         stream = found.stream
         try:
             if not asked.with_body:
                 head = web.Response(headers=respond.blob_headers(digest, None))
                 return await self._whole(asked, head, Says(found.proven, found.public, size=stream.size))
-            late = stream.size is None
-            await first_byte(stream, asked.started + FIRST_BYTE_SECONDS)
-            if late:
-                stream.narrow(span)
-            part = (stream.start, stream.end) if span is not None and stream.size and stream.end is not None else None
-            response = respond.blob_start(digest, stream.size, part, None)
-            self._sign(asked, response, Says(found.proven, found.public, size=stream.size), "")
-            limit.reschedule(None)
-            writer = await response.prepare(asked.request)
-            assert writer is not None
-            await send_body(stream, response, writer, asked.request, asked.count)
-            await response.write_eof()
-            return response
+
+            def begin(response: web.StreamResponse, size: int | None) -> None:
+                self._sign(asked, response, Says(found.proven, found.public, size=size), "")
+                limit.reschedule(None)
+
+            deadline = asked.started + FIRST_BYTE_SECONDS
+            return await give_blob(asked.request, digest, span, found, deadline, begin, asked.count)
         finally:
             await stream.aclose()
 
@@ -261,9 +255,3 @@ def _of(query: str) -> tuple[Repository, bool]:
     if not upstream or not slash:
         raise NameInvalid("write repository=UPSTREAM/PATH: in whose name is it asked for?")
     return parse_path(upstream, path), fields.get("held") == ["1"]
-
-
-def _span(header: str) -> ByteRange | None:
-    """Return the one range that is asked for."""
-    ranges = parse_range(header) if header else None
-    return ranges[0] if ranges is not None and len(ranges) == 1 else None

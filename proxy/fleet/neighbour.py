@@ -25,8 +25,8 @@ from proxy.oci.errors import (
 from proxy.oci.manifests import MAX_MANIFEST
 from proxy.oci.names import Repository, Tag
 from proxy.oci.ranges import ByteRange
-from proxy.upstream.answers import Asked, content_length, content_range
-from proxy.upstream.spans import Placement, place_part, place_whole
+from proxy.upstream.answers import Asked
+from proxy.upstream.spans import Placement, place
 from proxy.upstream.stream import ResponseStream
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ class Neighbour:
         except NotFound as error:
             raise BlobUnknown(error.message) from None
         try:
-            place = _place(answer, Asked("blob", repository, digest), span)
-            return NeighbourStream(answer, digest, place, self._working)
+            asked = Asked("blob", repository, digest)
+            lies = place(f"node {answer.node}", asked, span, answer.status, answer.headers)
+            return NeighbourStream(answer, digest, lies, self._working)
         except BaseException:
             answer.close()
             raise
@@ -165,16 +166,6 @@ class Neighbour:
             except TimeoutError:
                 return False
         return await self._neighbours.alive(self.url)
-
-
-def _place(answer: Answer, asked: Asked, span: ByteRange | None) -> Placement:
-    host = f"node {answer.node}"
-    length = content_length(answer.headers)
-    if answer.status == 206:
-        if span is None:
-            raise BadContent(f"{host} answers {asked} with a part of it that nobody asked for")
-        return place_part(host, asked, span, content_range(answer.headers), length)
-    return place_whole(host, asked, span, length)
 
 
 async def _withdraw(asking: asyncio.Task[Answer]) -> None:

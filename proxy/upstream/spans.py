@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.oci.errors import BadContent, Unavailable
 from proxy.oci.ranges import ByteRange
-from proxy.upstream.answers import Asked, ContentRange
+from proxy.upstream.answers import Asked, ContentRange, content_length, content_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,16 @@ class Placement:
     start: int
     end: int | None
     bound: int | None = None
+
+
+def place(host: str, asked: Asked, span: ByteRange | None, status: int, headers: Mapping[str, str]) -> Placement:
+    """Return where the body of a 200 or 206 lies. Raises as `place_whole` and `place_part`."""
+    length = content_length(headers)
+    if status == 206:
+        if span is None:
+            raise BadContent(f"{host} answers {asked} with a part of it that nobody asked for")
+        return place_part(host, asked, span, content_range(headers), length)
+    return place_whole(host, asked, span, length)
 
 
 def place_whole(host: str, asked: Asked, span: ByteRange | None, length: int | None) -> Placement:

@@ -188,7 +188,7 @@ async def test_what_is_added_gets_verified_requests_only_and_its_answers_are_sig
         return web.Response(body=SMALL, headers={"Content-Encoding": "x-own", "X-Cursor": "7"})
 
     async with a_node(more={CHANGES: changes}) as node, an_asker() as asker:
-        assert (await fetch(http, node, CHANGES, {}))[0] == 401
+        assert (await fetch(http, node, CHANGES, {REQUEST_HEADER: "v=1"}))[0] == 401
         assert not heard
         target = f"{CHANGES}?since=a:1"
         async with asker.neighbours.request(node.url, "GET", target, {"Accept": "x/y"}) as answer:
@@ -254,11 +254,11 @@ async def test_a_body_may_take_longer_than_its_headers(monkeypatch: pytest.Monke
 
 
 async def test_clients_go_to_the_face_and_nodes_to_the_endpoint(node: Node, http: aiohttp.ClientSession) -> None:
-    for target in ("/v2/", "/v2/fleet/manifests/a", "/fleet", "/", "/x/fleet/v1/ping", "//fleet/v1/ping"):
+    for target in ("/v2/", "/v2/fleet/manifests/a", "/fleet", "/", "/x/fleet/v1/ping", "//fleet/v1/ping", CHANGES):
         status, _, body = await fetch(http, node, target, {})
         assert (status, body) == (200, b"the face"), target
-    for target in (PING, "/fleet/", "/sync/v1/changes"):
-        assert (await fetch(http, node, target, {}))[0] == 401
+    for target in (PING, "/fleet/", CHANGES):
+        assert (await fetch(http, node, target, {REQUEST_HEADER: "v=1"}))[0] == 401
 
 
 async def test_a_node_answers_only_those_who_ask_the_url_that_it_advertises() -> None:
