@@ -1,4 +1,4 @@
-"""The admin listener and its application: /metrics, /healthz, /readyz and /api/status.
+"""The admin listener and its application: /metrics, /healthz, /readyz, /api/status and /api/sync.
 
 Everything here is read-only. /metrics and the probes are for whoever reaches the listener; /api tells
 names of repositories and is given to this machine alone, or to who has the admin token.
@@ -19,11 +19,11 @@ from yarl import URL
 from entrepot.admintoken import AdminToken
 from entrepot.answering import bound
 from entrepot.answers import answer, errors_as_json, refusal
+from entrepot.api import sync
 from entrepot.status import readiness, status, store_stats
-from entrepot.view import MirrorView
+from entrepot.view import VIEW, MirrorView
 from proxy.server import Protocol, listen
 
-VIEW = web.AppKey("view", MirrorView)
 CONNECTIONS = 64
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
@@ -62,6 +62,7 @@ def admin_app(view: MirrorView) -> web.Application:
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/api/status", _status)
+    sync.add_shown(app.router)
     return app
 
 

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from entrepot.answers import answer, errors_as_json, read_body, refusal
-from entrepot.api import catalog, gc, refresh
+from entrepot.api import catalog, gc, refresh, sync
 from entrepot.lines import Lines, own_work, stream
 from entrepot.pulling import BlobProgress, PullError, PullEvent, PullLine, pull
 from entrepot.status import status
@@ -83,6 +83,7 @@ def control_app(view: MirrorView) -> web.Application:
     refresh.add_routes(app.router)
     catalog.add_routes(app.router)
     gc.add_routes(app.router)
+    sync.add_routes(app.router)
     return app
 
 

@@ -19,6 +19,7 @@ from proxy.cache.once import Background
 from proxy.store.store import Store
 
 if TYPE_CHECKING:
+    from entrepot.syncasking import Syncing
     from proxy.bucket.collector import Turn
     from proxy.bucket.objects import Bucket
     from proxy.fleet.leases import Leases
@@ -46,7 +47,7 @@ class Joined:
     """This process's part in a fleet. With no Redis, `link` and all that needs it is None.
 
     `secret` signs what nodes ask each other, `changes` answers those who ask for this catalog's records. `turn`: to
-    collect garbage in the bucket, None where there is none.
+    collect garbage in the bucket, None where there is none. `syncing` with other regions, where this process does.
     """
 
     fleet: Fleet = field(default_factory=Alone)
@@ -58,6 +59,7 @@ class Joined:
     node: Node | None = None
     changes: Changes | None = None
     turn: Turn | None = None
+    syncing: Syncing | None = None
 
     @property
     def is_node(self) -> bool:

@@ -14,7 +14,18 @@ import msgspec
 
 from entrepot import __version__
 from entrepot.view import MirrorView
-from entrepot.views import BucketView, FillView, FleetView, HostView, UpstreamView, WorkerView, merged, refusals
+from entrepot.views import (
+    BucketView,
+    FillView,
+    FleetView,
+    HostView,
+    RegionsView,
+    UpstreamView,
+    WorkerView,
+    merged,
+    refusals,
+    regions_of,
+)
 from entrepot.warm import WarmView, read_runs, views
 from metrics import declarations as declared
 from metrics.redaction import redact_text
@@ -61,6 +72,7 @@ class Status(msgspec.Struct, frozen=True):
     workers: tuple[WorkerView, ...] = ()
     fleet: FleetView | None = None
     bucket: BucketView | None = None
+    regions: RegionsView | None = None
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -108,6 +120,7 @@ async def status(view: MirrorView) -> Status:
         workers=tuple(view.crew.views()) if view.crew is not None else (),
         fleet=view.part.view(),
         bucket=await _bucket(view),
+        regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
     )
 
 

@@ -19,6 +19,7 @@ from proxy.store.records import StoreStats, VerifyProgress, VerifyReport
 from proxy.store.store import Store
 
 if TYPE_CHECKING:
+    from entrepot.syncasking import Syncing
     from proxy.bucket.collector import Turn
 
 State = Literal["starting", "ready", "draining"]
@@ -80,6 +81,11 @@ class PartView(Protocol):
     @property
     def bucket_problem(self) -> str | None:
         """Why the bucket is not asked now, None while it is or where there is none."""
+        ...
+
+    @property
+    def syncing(self) -> Syncing | None:
+        """The sync with other regions, None where none is configured, or another process has it."""
         ...
 
     def view(self) -> FleetView | None:

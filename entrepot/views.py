@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from entrepot.config.model import Config, GrantConfig
 from metrics.prometheus import Quota
+from sync.reports import PeerReport
 
 
 class HostView(msgspec.Struct, frozen=True):
@@ -125,3 +127,30 @@ class BucketView(msgspec.Struct, frozen=True):
     problem: str | None
     waiting: int
     age: float
+
+
+class GrantView(msgspec.Struct, frozen=True):
+    """A region that may read `repositories` (globs) from this one. proof: token | certificate | either."""
+
+    name: str
+    repositories: tuple[str, ...]
+    proof: str
+
+
+class RegionsView(msgspec.Struct, frozen=True):
+    """The regions that this one reads from, and those that may read from it."""
+
+    peers: tuple[PeerReport, ...] = ()
+    grants: tuple[GrantView, ...] = ()
+
+
+def regions_of(config: Config, reports: Sequence[PeerReport]) -> RegionsView | None:
+    """Return what is shown of other regions, None where none is configured."""
+    if not config.peers and not config.grants:
+        return None
+    return RegionsView(tuple(reports), tuple(map(_grant, config.grants)))
+
+
+def _grant(grant: GrantConfig) -> GrantView:
+    proof = "certificate" if grant.token_file is None else "token" if grant.certificate is None else "either"
+    return GrantView(grant.name, grant.repositories, proof)

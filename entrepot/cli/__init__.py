@@ -23,6 +23,7 @@ main = LazyGroup(
         "gc": "entrepot.cli.gc:gc",
         "verify": "entrepot.cli.verify:verify",
         "backup": "entrepot.cli.backup:backup",
+        "sync": "entrepot.cli.sync:sync",
         "client": "entrepot.cli.client:client",
         "doctor": "entrepot.cli.doctor:doctor",
         "config": "entrepot.cli.config:config",

@@ -60,6 +60,8 @@ def people(document: Document) -> list[str]:
         health = "good" if bucket["problem"] is None else "out of reach"
         waits = f", {counted(bucket['waiting'], 'blob')} to be uploaded" if bucket["waiting"] else ""
         lines.append(f"bucket {bucket['url']}: {health}{waits}")
+    if regions := document["regions"]:
+        lines += _regions(regions)
     lines += [_fill(fill) for fill in document["fills"]]
     lines += [_warm(section) for section in document["warm"]]
     return lines
@@ -89,6 +91,16 @@ def _fleet(fleet: Document) -> list[str]:
         behind = "" if not node["behind"] else f", its records are {format_duration(round(node['behind']))} behind here"
         lines.append(f"node {node['url']}: {node['state']}, version {node['version']}{behind}")
     return lines
+
+
+def _regions(regions: Document) -> list[str]:
+    from entrepot.cli.synclines import of_peer
+    from sync.reports import PeerReport
+
+    lines = [line for peer in msgspec.convert(regions["peers"], list[PeerReport]) for line in of_peer(peer)]
+    return lines + [
+        f"region {grant['name']} may read {', '.join(grant['repositories'])}" for grant in regions["grants"]
+    ]
 
 
 def _fill(fill: Document) -> str:

@@ -20,7 +20,7 @@ from entrepot.views import WorkerView
 from proxy.store.records import StoreStats
 
 COMMANDS = (
-    *("serve", "pull", "refresh", "status", "ls", "inspect", "why", "pin", "unpin", "rm", "verify", "backup"),
+    *("serve", "pull", "refresh", "status", "ls", "inspect", "why", "pin", "unpin", "rm", "verify", "backup", "sync"),
     *("gc", "client", "doctor", "config", "version"),
 )
 
@@ -38,7 +38,7 @@ def test_help_lists_each_command_and_each_explains_itself(command: str) -> None:
 
 
 def test_no_line_of_the_list_of_commands_is_cut_off() -> None:
-    for group in ([], ["client"], ["config"]):
+    for group in ([], ["client"], ["config"], ["sync"]):
         listed = entrepot(*group, "--help").output.partition("Commands:")[2]
         assert listed
         assert "..." not in listed
@@ -75,6 +75,10 @@ def test_what_the_system_refused_is_told_without_numbers(tmp_path: Path) -> None
         ["client", "crio"],
         ["client", "k3s"],
         ["doctor"],
+        ["sync", "run"],
+        ["sync", "once"],
+        ["sync", "plan"],
+        ["sync", "conflicts"],
     ],
 )
 def test_every_command_takes_a_configuration_and_a_format(command: list[str]) -> None:
