@@ -13,12 +13,13 @@ from rich.console import Console
 from bench.clients import ClientFailed
 from bench.fleet import SCENARIOS as TOGETHER
 from bench.processes import DidNotStart, busy_seconds
+from bench.regions import SCENARIOS as APART
 from bench.report import machine, show, write
 from bench.scenarios import SCENARIOS as ALONE
 from bench.servers import bed
 from bench.turns import FULL, QUICK
 
-SCENARIOS = ALONE | TOGETHER
+SCENARIOS = ALONE | TOGETHER | APART
 
 
 @click.command()

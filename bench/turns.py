@@ -28,6 +28,7 @@ class Scale:
     herd_clients: int
     fleet_clients: int
     records: int
+    images: int
 
 
 FULL = Scale(
@@ -39,6 +40,7 @@ FULL = Scale(
     herd_clients=100,
     fleet_clients=150,
     records=1_000_000,
+    images=2000,
 )
 QUICK = Scale(
     rounds=2,
@@ -49,6 +51,7 @@ QUICK = Scale(
     herd_clients=30,
     fleet_clients=45,
     records=100_000,
+    images=200,
 )
 
 Tell = Callable[[str], None]
