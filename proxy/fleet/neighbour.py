@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.cache.near import NearManifest, TagSaid
-from proxy.fleet.protocol import blob_target, decode_tag, manifest_target, node_name, tag_target
+from proxy.fleet.protocol import Says, blob_target, decode_tag, manifest_target, node_name, tag_target
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.errors import (
@@ -107,13 +107,7 @@ class Neighbour:
             body = await answer.read(MAX_MANIFEST)
         except NotFound as error:
             raise ManifestUnknown(error.message) from None
-        found = await asyncio.to_thread(Digest.of, body, digest.algorithm) if len(body) > _HASHED_HERE else None
-        if (found or Digest.of(body, digest.algorithm)) != digest:
-            raise BadContent(f"node {self.name} gives bytes for manifest {digest} that do not match it")
-        says = answer.says
-        if not says.type:
-            raise BadContent(f"node {self.name} does not tell the type of manifest {digest}")
-        return NearManifest(Descriptor(says.type, digest, len(body)), body, says.public, says.proven, says.servable)
+        return await checked_manifest(f"node {self.name}", digest, body, answer.says)
 
     async def tag(self, repository: Repository, tag: Tag) -> TagSaid:
         """Return what the node was told of a tag. Raises ManifestUnknown where it was told nothing; Transient."""
@@ -166,6 +160,16 @@ class Neighbour:
             except TimeoutError:
                 return False
         return await self._neighbours.alive(self.url)
+
+
+async def checked_manifest(who: str, digest: Digest, body: bytes, says: Says) -> NearManifest:
+    """Return the manifest that `who` gave as `digest`. Raises BadContent where it is not that, or has no type."""
+    found = await asyncio.to_thread(Digest.of, body, digest.algorithm) if len(body) > _HASHED_HERE else None
+    if (found or Digest.of(body, digest.algorithm)) != digest:
+        raise BadContent(f"{who} gives bytes for manifest {digest} that do not match it")
+    if not says.type:
+        raise BadContent(f"{who} does not tell the type of manifest {digest}")
+    return NearManifest(Descriptor(says.type, digest, len(body)), body, says.public, says.proven, says.servable)
 
 
 async def _withdraw(asking: asyncio.Task[Answer]) -> None:

@@ -62,27 +62,37 @@ class LinkFiles:
 
 
 class Credentials:
-    """`token`, and the `tls` of a link (None: plain HTTP). Make it with `open`; `renew` reads what has changed."""
+    """`token`, and the `tls` of a link (None: plain HTTP). Make it with `open`; `renew` reads what has changed.
+
+    `generation` grows whenever something was read again.
+    """
 
     def __init__(self, files: LinkFiles, tls: ssl.SSLContext | None) -> None:
         self._files = files
         self._signature = files.signature()
+        self._renewing = asyncio.Lock()
         self.tls = tls
         self.token: str | None = None
+        self.generation = 0
 
     @classmethod
     async def open(cls, files: LinkFiles, *, https: bool) -> Self:
         """Read the files. Raises LinkFileError."""
-
         credentials = cls(files, await asyncio.to_thread(ssl.create_default_context) if https else None)
         await asyncio.to_thread(credentials._load)
         return credentials
 
-    async def renew(self) -> bool:
-        """Read the files again where they have changed, and tell whether they had. Raises LinkFileError."""
-        return await asyncio.to_thread(self._renew)
+    async def renew(self, refused: int) -> bool:
+        """Tell whether there is something else to show than what was refused, of the generation `refused`.
 
-    def _renew(self) -> bool:
+        Raises LinkFileError for files that have changed and cannot be used.
+        """
+        async with self._renewing:
+            if self.generation == refused and await asyncio.to_thread(self._reload):
+                self.generation += 1
+            return self.generation != refused
+
+    def _reload(self) -> bool:
         signature = self._files.signature()
         if signature == self._signature:
             return False
