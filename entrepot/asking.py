@@ -16,9 +16,11 @@ import msgspec
 
 from entrepot import images, keeping
 from entrepot.config import Config
-from entrepot.explaining import Running, Why, why
+from entrepot.explaining import Running, why
 from entrepot.images import ImageLine, Inspection, ListEnd, Pattern
 from entrepot.keeping import Pinned, Removed
+from entrepot.reasons import Why
+from entrepot.regional_facts import gather
 from entrepot.wording import words_of
 from metrics.events import Emit, ignore
 from proxy.oci.digest import Digest
@@ -29,6 +31,7 @@ from proxy.store.backup import BackupProgress
 from proxy.store.inventory import Inventory
 from proxy.store.store import Store
 from proxy.store.sweep import free
+from sync.reports import PeerReport
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +108,8 @@ Line = ImageLine | ListEnd | Inspection | Pinned | Removed | Why | Copied | Back
 class Surroundings:
     """What questions are answered from: the store, and what a running mirror knows beside it.
 
-    said_missing: what an upstream said, a moment ago, of a reference that it does not have.
+    said_missing: what an upstream said, a moment ago, of a reference that it does not have. peers: how other regions
+    stand.
     """
 
     store: Store
@@ -113,6 +117,7 @@ class Surroundings:
     running: Callable[[], Awaitable[Running]] | None = None
     said_missing: Callable[[Repository, Reference], str | None] | None = None
     emit: Emit = ignore
+    peers: Callable[[], Sequence[PeerReport]] | None = None
 
 
 async def answers(question: Question, around: Surroundings) -> AsyncGenerator[Sequence[Line], None]:
@@ -158,7 +163,13 @@ async def _why(around: Surroundings, text: str) -> Why:
     repository, reference = _anything(around.config, text)
     running = await around.running() if around.running else None
     said = around.said_missing(repository, reference) if around.said_missing and repository else None
-    return await why(Inventory(catalog), around.config, repository, reference, catalog.named_in, running, said)
+    inventory, regions = Inventory(catalog), None
+    if repository is not None:
+        tag = None if isinstance(reference, Digest) else await inventory.tag(repository, reference)
+        digest = Digest(tag.digest) if tag is not None and tag.digest is not None else None
+        reports = around.peers() if around.peers is not None else ()
+        regions = await gather(catalog, around.config, repository, reference, digest, reports)
+    return await why(inventory, around.config, repository, reference, catalog.named_in, running, said, regions)
 
 
 async def _remove(question: Rm, around: Surroundings) -> Removed:

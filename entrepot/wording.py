@@ -1,8 +1,9 @@
-"""How what the system refused reads to people: the file and the reason, without Python's error numbers."""
+"""How things read to people: moments, and what the system refused, without Python's error numbers."""
 
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 
 
 def words_of(error: BaseException) -> str:
@@ -12,3 +13,8 @@ def words_of(error: BaseException) -> str:
     if isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return error.strerror
+
+
+def format_time(moment: float) -> str:
+    """Return a moment, in seconds since the epoch, as `2026-01-31 12:00:00Z`."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

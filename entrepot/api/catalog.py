@@ -29,7 +29,15 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     view = request.app[VIEW]
     question = await read_body(request, _decode, "question about the catalog")
     cache, observe = view.cache, view.metrics.observe
-    around = Surroundings(view.store, view.config, lambda: status(view), cache.said_missing, observe)
+    syncing = view.part.syncing
+    around = Surroundings(
+        view.store,
+        view.config,
+        lambda: status(view),
+        cache.said_missing,
+        observe,
+        syncing.reports if syncing is not None else None,
+    )
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
     await response.prepare(request)
     try:

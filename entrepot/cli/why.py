@@ -18,10 +18,10 @@ def why(config: Config, output: Output, reference: str) -> int:
     """Explain why REFERENCE, or a digest alone, is or is not here and served.
 
     Which repository is proven to have it and how, who needs it, what keeps it, what is missing and where that would
-    come from, and what went wrong with it last.
+    come from, and what went wrong with it last; of other regions, what comes from there, what waits and why.
     """
     from entrepot.asking import AskWhy
-    from entrepot.explaining import Why
+    from entrepot.reasons import Why
 
     found = ask(config, AskWhy(reference), Why)
     verdict, *rest = found.because

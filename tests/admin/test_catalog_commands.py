@@ -17,9 +17,10 @@ from entrepot.cli.ls import _text
 from entrepot.cli.running import RunningMirror, find
 from entrepot.config import SecretUrl
 from entrepot.control import open_control
-from entrepot.explaining import Known, explain, why
+from entrepot.explaining import why
 from entrepot.images import ImageLine, Pattern
 from entrepot.mirror import Mirror, mirror
+from entrepot.reasons import Known, explain
 from entrepot.status import readiness
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
