@@ -30,6 +30,11 @@ _WAITING_HERE = f"""
     FROM repository CROSS JOIN pending INDEXED BY pending_repository ON pending.repository = repository.id
     WHERE upstream = :upstream AND path = :path AND peer = {_PEER} AND next_at <= :due ORDER BY next_at LIMIT :limit
 """
+_REMOVALS = f"""
+    SELECT place, upstream, path, record, since, tries, next_at, error
+    FROM pending INDEXED BY pending_kind CROSS JOIN repository ON repository.id = pending.repository
+    WHERE peer = {_PEER} AND kind = 1 ORDER BY since LIMIT :limit
+"""
 _COUNTS = f"""
     SELECT kind, next_at > :now AS later, count(*), min(since) FROM pending INDEXED BY pending_kind
     WHERE peer = {_PEER} GROUP BY kind, later
@@ -37,7 +42,8 @@ _COUNTS = f"""
 _PUT = """
     INSERT INTO pending (peer, place, repository, key, kind, record, since, next_at, error)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-        repository = excluded.repository, key = excluded.key, kind = excluded.kind, record = excluded.record,
+        repository = excluded.repository, key = excluded.key, record = excluded.record,
+        since = CASE WHEN kind = excluded.kind THEN since ELSE excluded.since END, kind = excluded.kind,
         tries = 0, next_at = excluded.next_at, error = excluded.error WHERE record <> excluded.record
 """
 _SETTLE = f"DELETE FROM pending WHERE peer = {_PEER} AND place = :place AND record = :record"
@@ -45,7 +51,16 @@ _POSTPONE = f"""
     UPDATE pending SET tries = tries + 1, error = :error, next_at = :next_at
     WHERE peer = {_PEER} AND place = :place AND record = :record
 """
-STATEMENTS = (_WAITING, _WAITING_HERE, _COUNTS, _SETTLE, _POSTPONE)
+_PUT_OFF = f"""
+    UPDATE pending SET error = :error, next_at = :next_at
+    WHERE peer = {_PEER} AND place = :place AND record = :record
+"""
+_HURRY = f"""
+    UPDATE pending SET next_at = 0 WHERE peer = {_PEER} AND place IN (
+        SELECT place FROM pending INDEXED BY pending_next
+        WHERE peer = {_PEER} AND next_at > :now AND kind = 0 LIMIT :limit)
+"""
+STATEMENTS = (_WAITING, _WAITING_HERE, _REMOVALS, _COUNTS, _SETTLE, _POSTPONE, _PUT_OFF, _HURRY)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(RootChange)
@@ -61,7 +76,8 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A record of `peer` that would change something here. since: when it, or what it replaced, was first heard of.
+    """A record of `peer` that would change something here. since: when it, or what it replaced, was first heard of
+    (a removal: when it was itself, as it waits from then on).
 
     tries: how often it was postponed; next_at: not before then; both times in seconds since the epoch. The record's
     `seq` and `at` are 0.
@@ -106,6 +122,15 @@ def read_waiting(
     ]
 
 
+def read_removals(connection: sqlite3.Connection, peer: str, limit: int) -> list[Waiting]:
+    """Return up to `limit` removals of a peer that wait, due or not, the oldest first."""
+    rows = connection.execute(_REMOVALS, {"peer": peer, "limit": limit})
+    return [
+        Waiting(peer, place, Repository(upstream, path), _DECODER.decode(record), since, tries, next_at, error)
+        for place, upstream, path, record, since, tries, next_at, error in rows
+    ]
+
+
 def count_waiting(connection: sqlite3.Connection, peer: str, now: float) -> Counts:
     """Count what waits of a peer. What was ahead of the clock and is no more counts as an image."""
     counted = [0, 0, 0]
@@ -126,6 +151,17 @@ def settle(transaction: Transaction, done: Sequence[Waiting]) -> None:
 def postpone(transaction: Transaction, waiting: Waiting, error: str | None, next_at: float) -> None:
     """Try a row again at `next_at`, unless it says something else by now; `error` tells why."""
     transaction.connection.execute(_POSTPONE, _named(waiting) | {"error": error, "next_at": next_at})
+
+
+def put_off(transaction: Transaction, waiting: Waiting, error: str | None, next_at: float) -> None:
+    """Look at a row again at `next_at`, as `postpone`, where it was not the row that failed."""
+    transaction.connection.execute(_PUT_OFF, _named(waiting) | {"error": error, "next_at": next_at})
+
+
+def hurry(transaction: Transaction, peer: str, now: float, limit: int) -> bool:
+    """Make up to `limit` images due at once that failed and were to be tried again later; True while there are more."""
+    cursor = transaction.connection.execute(_HURRY, {"peer": peer, "now": now, "limit": limit})
+    return cursor.rowcount >= limit
 
 
 def put_waiting(
