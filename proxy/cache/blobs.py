@@ -21,6 +21,7 @@ from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
 from proxy.store.catalog import BlobRecord
+from proxy.store.claims import Lender
 from proxy.store.store import Store
 
 ROUNDS = 4
@@ -106,11 +107,32 @@ class Blobs:
                 return await self._narrow(reader, repository, span)
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
-    async def for_node(self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool) -> NodeBlob:
+    async def for_region(
+        self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool
+    ) -> NodeBlob:
+        """Open the blob for another region, if the repository contains it (P43). As `for_node`."""
+        given = await self.for_node(repository, digest, span, held=held, least=Lender.REGION)
+        if given.proven:
+            return given
+        given.stream.close()
+        if held:
+            raise BlobUnknown(f"{digest} is not known to be in {repository}")
+        await self._membership.stat_blob(repository, digest)
+        return await self.for_node(repository, digest, span, held=held, least=Lender.REGION)
+
+    async def for_node(
+        self,
+        repository: Repository,
+        digest: Digest,
+        span: ByteRange | None,
+        *,
+        held: bool,
+        least: Lender = Lender.NODE,
+    ) -> NodeBlob:
         """Open the blob for another node, which judges itself who may read it; `held`: only if it is stored.
 
-        A fill is joined, or begun, that waits for no node. Raises BlobUnknown, RangeNotSatisfiable, GatewayTimeout,
-        BadContent where bytes before `span` may have been wrong, Transient.
+        A fill is joined, or begun, whose bytes come from nobody from `least` on. Raises BlobUnknown,
+        RangeNotSatisfiable, GatewayTimeout, BadContent where bytes before `span` may have been wrong, Transient.
         """
         for _ in range(ROUNDS):
             record = await self._store.catalog.blob(digest)
@@ -130,7 +152,7 @@ class Blobs:
                 fill = self._flights.running(digest) or self._flights.start(
                     digest, repository, sources, expected, for_node=True
                 )
-            if await fill.admits_node():
+            if await fill.admits_other(least):
                 self._flights.joined(fill)
                 assert fill.current is not None
                 proven = repository in fill.supply.proven
@@ -146,7 +168,7 @@ class Blobs:
                 return record.size
             fill, _ = await self._fill(repository, digest, first=number == 0)
             if fill is not None and await self._admit(fill, repository) is Admission.YES:
-                with suppress(GatewayTimeout):  # a node's fill; our own is begun then
+                with suppress(GatewayTimeout), fill.interest():  # a node's fill; our own is begun then
                     return (await asyncio.shield(fill.finished)).size
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 

@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from proxy.cache.following import Follower
@@ -36,6 +37,7 @@ from proxy.cache.supply import Supply
 from proxy.oci.digest import Digest
 from proxy.oci.errors import GatewayTimeout, NotFound, RegistryError, Unavailable
 from proxy.oci.names import Repository
+from proxy.store.claims import Lender
 from proxy.store.errors import TooLarge
 
 
@@ -88,6 +90,7 @@ class Fill:
         self.for_node = for_node
         self.current: Generation | None = None
         self.readers = 0
+        self._waiting = 0
         self.changed = Signal()
         self.supply = Supply(digest, owner, roster, expected, self.changed, means.witness)
         self.finished: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
@@ -95,6 +98,20 @@ class Fill:
         self.leads = False
         self._means = means
         self._on_mismatch = on_mismatch
+
+    @contextmanager
+    def interest(self) -> Iterator[None]:
+        """Count somebody who waits for it without reading."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    @property
+    def deserted(self) -> bool:
+        """Nobody reads it, and nobody waits for it."""
+        return self.readers == 0 and self._waiting == 0
 
     def status(self) -> FillStatus:
         """Return how far it is."""
@@ -119,19 +136,24 @@ class Fill:
                 return Admission.UNPROVEN
             if self.current is not None and self.current.progress.error is None:
                 return Admission.YES if repository in self.supply.proven else Admission.UNPROVEN
-            await self.changed.wait()
+            with self.interest():
+                await self.changed.wait()
 
-    async def admits_node(self) -> bool:
-        """Wait until another node may read along; False when the fill is over, and the store is to be looked at.
+    async def admits_other(self, least: Lender) -> bool:
+        """Wait until another node or region may read along; False when it is over, and the store is to be looked at.
 
-        Raises GatewayTimeout where the bytes come from another node in turn, else what ended the fill.
+        least: from whom on the bytes may not be borrowed for this one. Raises GatewayTimeout where they are, else what
+        ended the fill.
         """
         while not self.finished.done():
-            if self.supply.borrowed:
-                raise GatewayTimeout(f"{self.digest} comes from another node here: ask that one, or the upstream")
+            if self.supply.lender >= least:
+                raise GatewayTimeout(
+                    f"{self.digest} comes from another {self.supply.lender.name.lower()} here: ask there"
+                )
             if self.current is not None and self.current.progress.error is None:
                 return True
-            await self.changed.wait()
+            with self.interest():
+                await self.changed.wait()
         error = self.finished.exception()
         if isinstance(error, RegistryError):
             raise error.again()

@@ -88,6 +88,7 @@ class Flights:
         self._emit = emit
         self._patience = patience
         self._running: dict[Digest, Fill] = {}
+        self._tasks: dict[Digest, asyncio.Task[None]] = {}
         self._ended = Signal()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._blamed: Memory[tuple[Repository, str, Digest], bool] = Memory(BLAME_SECONDS)
@@ -97,6 +98,12 @@ class Flights:
     def running(self, digest: Digest) -> Fill | None:
         """Return the fill of `digest` that is under way."""
         return self._running.get(digest)
+
+    def leave(self, digest: Digest) -> None:
+        """End the fill of `digest` where nobody reads it or waits for it; what is there is kept for the next one."""
+        fill = self._running.get(digest)
+        if fill is not None and fill.leads and fill.deserted:
+            self._tasks[digest].cancel()
 
     def statuses(self) -> list[FillStatus]:
         """Return all running fills."""
@@ -156,7 +163,7 @@ class Flights:
         )
         self._add(fill, repository, sources)
         self._running[digest] = fill
-        self._background.create_task(self._drive(fill), name=f"fill {digest}")
+        self._tasks[digest] = self._background.create_task(self._drive(fill), name=f"fill {digest}")
         return fill
 
     def join(self, fill: Fill, repository: Repository, sources: Sequence[Source]) -> None:
@@ -179,7 +186,7 @@ class Flights:
             async with self._turns:
                 await fill.run()
         finally:
-            del self._running[fill.digest]
+            del self._running[fill.digest], self._tasks[fill.digest]
             self._ended.wake()
             error = fill.finished.exception() if fill.finished.done() and not fill.finished.cancelled() else None
             if error is None:

@@ -51,7 +51,7 @@ class Follower:
         """Follow until the claim may be free; a leader that stands still is put out."""
         while self._store.is_current(watched):
             says = watched.says()
-            self._fill.supply.borrows(says.borrowed)
+            self._fill.supply.borrows(says.lender)
             self._refresh()
             if says.generation not in (0, self._number):
                 await self._open(says.generation, says.copied)

@@ -27,7 +27,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RegistryError, Unavailable
 from proxy.oci.names import Repository
 from proxy.store.catalog import Proof
-from proxy.store.claims import Claim
+from proxy.store.claims import Claim, Lender
 from proxy.store.errors import CatalogError
 from proxy.store.record import Verdict as RecordedVerdict
 from proxy.store.spool import Spool
@@ -77,7 +77,7 @@ class _Attempt:
     def comes_from(self, delivery: Delivery) -> None:
         """Note what a delivery tells of the whole: is it public, does the fleet have it already?"""
         self.public = self.public and delivery.stream.anonymous
-        self.shared = self.shared and delivery.near is not None
+        self.shared = self.shared and delivery.near is not None and delivery.near.kind != "region"
 
     def start_over(self) -> None:
         """Forget the recovered spool: it was of a size that nobody confirms."""
@@ -119,7 +119,7 @@ class Lead:
         self._emit(FillStarted(upstream, spool.contiguous if spool is not None else 0))
         try:
             async with self._fleet.flight(self.digest, self._fill.owner, for_node=self._fill.for_node) as flight:
-                self.supply.flight, self.supply.tell_borrowed = flight, self._claim.borrows
+                self.supply.flight, self.supply.tell_lender = flight, self._claim.borrows
                 while (size := await self._generation(spool)) is None:
                     spool = None
                     if self.supply.roster.hopeless:
@@ -134,8 +134,8 @@ class Lead:
             outcome = "abandoned"
             raise
         finally:
-            self.supply.borrows(False)
-            self.supply.flight, self.supply.tell_borrowed = None, bool
+            self.supply.borrows(Lender.NOBODY)
+            self.supply.flight, self.supply.tell_lender = None, bool
             total, took = self._fill.received - received, monotonic() - started
             self._emit(FillFinished(upstream, outcome, total, took, dict(self._from_near)))
 

@@ -58,6 +58,7 @@ class Manifests:
         self._upstreams = upstreams
         self._negotiating: SingleFlight[tuple[Repository, Tag, str], Manifest] = SingleFlight(background)
         self._fetching: SingleFlight[tuple[Repository, Digest], Manifest] = SingleFlight(background)
+        self._for_regions: SingleFlight[tuple[Repository, Digest], NearManifest] = SingleFlight(background)
 
     async def describe(self, repository: Repository, digest: Digest) -> Descriptor:
         """Return the manifest's descriptor, fetching it if it is not here. Raises as `get`."""
@@ -102,6 +103,30 @@ class Manifests:
             raise GatewayTimeout(f"manifest {digest} is not being fetched by this node")
         return given
 
+    async def for_region(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
+        """Return the manifest for another region, if the repository contains it (P43); `held`: only if it is stored.
+
+        What is not stored is asked of the upstream alone, beside whatever else fetches it here: that may wait for the
+        very region that asks. Raises ManifestUnknown, Transient.
+        """
+        given = await self._given(repository, digest)
+        if given is None and held:
+            raise ManifestUnknown(f"{digest} is not stored by this region")
+        if given is None:
+            given = await self._for_regions.run((repository, digest), lambda: self._from_upstream(repository, digest))
+        if not given.proven:
+            if held:
+                raise ManifestUnknown(f"{digest} is not known to be in {repository}")
+            await self._membership.stat_manifest(repository, digest)
+        return given
+
+    async def _from_upstream(self, repository: Repository, digest: Digest) -> NearManifest:
+        found = await self._upstreams.ask(
+            repository, lambda source: source.manifest(repository, digest), ManifestUnknown
+        )
+        await self._keep(repository, found)
+        return NearManifest(found.descriptor, found.body, found.anonymous, proven=True)
+
     async def _given(self, repository: Repository, digest: Digest) -> NearManifest | None:
         record = await self._store.catalog.blob(digest)
         if record is None or not record.present or record.media_type is None:
@@ -142,12 +167,22 @@ class Manifests:
             async with self._fleet.flight(digest, repository) as flight:
                 manifest: Manifest | None = await self._near(flight, repository, digest)
                 if manifest is None:
-                    manifest = await self._upstreams.ask(
-                        repository, lambda source: source.manifest(repository, digest), ManifestUnknown
-                    )
-                await self._keep(repository, manifest, shared=isinstance(manifest, NearManifest))
+                    manifest = await self._ask(flight, repository, digest)
+                await self._keep(repository, manifest, shared=flight.shared)
                 flight.stored()
                 return manifest
+
+    async def _ask(self, flight: Flight, repository: Repository, digest: Digest) -> Manifest:
+        """Ask the upstream, and where it does not give the manifest those whom the flight has kept for that."""
+        try:
+            return await self._upstreams.ask(
+                repository, lambda source: source.manifest(repository, digest), ManifestUnknown
+            )
+        except RegistryError:
+            found = await self._near(flight, repository, digest) if flight.last_resort() else None
+            if found is None:
+                raise
+            return found
 
     async def _near(self, flight: Flight, repository: Repository, digest: Digest) -> NearManifest | None:
         while (source := await flight.next()) is not None:

@@ -94,6 +94,11 @@ class Flight(Protocol):
         ...
 
     @property
+    def shared(self) -> bool:
+        """Who `next` gave last is of this fleet, or its bucket: what it gives need not be uploaded."""
+        ...
+
+    @property
     def lost(self) -> bool:
         """We led, and another node does now: `next` says whom to follow."""
         ...
@@ -103,6 +108,10 @@ class Flight(Protocol):
 
         Raises GatewayTimeout where this download may wait for no node, and one leads.
         """
+        ...
+
+    def last_resort(self) -> bool:
+        """Have `next` give those who are asked when nobody else is left; False where there are none, or they were."""
         ...
 
     def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
@@ -198,11 +207,14 @@ class Apart:
 class Solitary:
     """A Flight and a TagFlight of a mirror that has nobody near."""
 
-    following = lost = False
+    following = lost = shared = False
     said: TagSaid | None = None
 
     async def next(self) -> NearSource | None:
         return None
+
+    def last_resort(self) -> bool:
+        return False
 
     def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
         """Nobody was given."""

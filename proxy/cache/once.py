@@ -34,11 +34,12 @@ class Background:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def create_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Start `work`."""
+    def create_task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start `work`; whoever cancels it ends it alone."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -14,10 +14,11 @@ from proxy.cache.flights import PATIENCE_SECONDS, Flights
 from proxy.cache.listings import Listings, ServedReferrers, ServedTags
 from proxy.cache.manifests import Manifests, ServedManifest
 from proxy.cache.membership import Membership
-from proxy.cache.near import Alone, Fleet, Kind, NearManifest, TagSaid
+from proxy.cache.near import Alone, Apart, Fleet, Kind, NearManifest, Regions, TagSaid
 from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background
 from proxy.cache.reader import FileReader
+from proxy.cache.regional import RegionalFleet
 from proxy.cache.sources import Upstreams
 from proxy.cache.tags import Revalidated, TagPolicy, Tags
 from proxy.cache.turns import Turns
@@ -28,6 +29,7 @@ from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.oci.terms import ANY, Terms
 from proxy.source import BlobStream, Source
+from proxy.store.exchanged import TagChange
 from proxy.store.store import Store
 
 ANSWER_SECONDS = 9.0
@@ -51,6 +53,7 @@ class ReadThrough:
         policy: Callable[[str], TagPolicy],
         patience: float,
         fleet: Fleet,
+        regions: Regions,
     ) -> None:
         self._catalog = store.catalog
         self._background = background
@@ -61,7 +64,9 @@ class ReadThrough:
         self._blobs = Blobs(store, self._flights, membership, negatives, upstreams, alone=fleet.alone)
         turns = Turns(store)
         self._manifests = Manifests(store, membership, negatives, upstreams, background, turns, fleet)
-        self._tags = Tags(store.catalog, self._manifests, negatives, upstreams, background, emit, policy, turns, fleet)
+        self._tags = Tags(
+            store.catalog, self._manifests, negatives, upstreams, background, emit, policy, turns, fleet, regions
+        )
         self._listings = Listings(store, upstreams, background, policy)
 
     @property
@@ -127,6 +132,27 @@ class ReadThrough:
         async with _answering(f"{repository}:{tag}"):
             return await self._tags.for_node(repository, tag)
 
+    async def region_blob(
+        self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool
+    ) -> NodeBlob:
+        """Open a blob for another region; see `Blobs.for_region`."""
+        async with _answering(digest):
+            return await self._blobs.for_region(repository, digest, span, held=held)
+
+    async def region_manifest(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
+        """Return a manifest for another region; see `Manifests.for_region`."""
+        async with _answering(digest):
+            return await self._manifests.for_region(repository, digest, held=held)
+
+    async def region_tag(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
+        """Return a tag's record and the age of its last confirmation, for another region; see `Tags.for_region`."""
+        async with _answering(f"{repository}:{tag}"):
+            return await self._tags.for_region(repository, tag)
+
+    def leave(self, digest: Digest) -> None:
+        """End a download that nobody reads or waits for; what has come is kept for the next one."""
+        self._flights.leave(digest)
+
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size in bytes once it is in the store, however long that takes."""
         return await self._blobs.ensure(repository, digest)
@@ -188,16 +214,22 @@ async def open_cache(
     offline: bool = False,
     patience: float = PATIENCE_SECONDS,
     fleet: Fleet | None = None,
+    regions: Regions | None = None,
 ) -> AsyncIterator[ReadThrough]:
     """Run a cache over `sources` (by upstream name, the main one first) for as long as the context lasts.
 
-    `fleet` are those who are near. On leaving, fills under way are ended and their spools kept.
+    `fleet` are those who are near, `regions` those who are far. On leaving, fills under way are
+    ended and their spools kept.
     """
     executor = ThreadPoolExecutor(4, thread_name_prefix="fill")
     upstreams = Upstreams(sources, offline=offline, reachable=reachable)
     try:
         async with Background() as background:
-            cache = ReadThrough(store, upstreams, background, executor, emit, policy, patience, fleet or Alone())
+            near = fleet or Alone()
+            if regions is not None:
+                near = RegionalFleet(near, regions)
+            far = regions or Apart()
+            cache = ReadThrough(store, upstreams, background, executor, emit, policy, patience, near, far)
             yield cache
     finally:
         executor.shutdown()

@@ -1,9 +1,9 @@
 """Where the bytes of a fill come from: first who is near (`near.Flight` says whom), then the roster's candidates.
 
 State: `roster`, `proven` (repositories whose source gave this digest, or that proved it otherwise), `refused`
-(repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `borrowed`
-(another node leads, and gives it), `public` (all that came so far was given anonymously), `outcome` (for the log:
-miss | neighbour | bucket, by who was asked last).
+(repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `lender`
+(whose running download is read), `public` (all that came so far was given anonymously), `outcome` (for the log:
+miss | neighbour | bucket | region, by who was asked last).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from proxy.oci.errors import BadContent, RangeNotSatisfiable, RegistryError, Tra
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
+from proxy.store.claims import Lender
 
 HEDGE_SECONDS = 2.0
 SLOWEST = 1024
@@ -107,22 +108,22 @@ class Supply:
         self.proven: set[Repository] = set()
         self.refused: dict[Repository, RegistryError] = {}
         self.source = ""
-        self.borrowed = False
+        self.lender = Lender.NOBODY
         self.outcome = "miss"
         self.public = False
         self.flight: Flight | None = None
-        self.tell_borrowed: Callable[[bool], object] = bool
+        self.tell_lender: Callable[[Lender], object] = bool
         self._owner = owner
         self._near: dict[str, Candidate] = {}
         self._gave: set[Candidate] = set()
         self._changed = changed
         self._witness = witness
 
-    def borrows(self, borrowed: bool) -> None:
-        """Note whether another node leads this now, for which no node may wait here."""
-        if borrowed != self.borrowed:
-            self.borrowed = borrowed
-            self.tell_borrowed(borrowed)
+    def borrows(self, lender: Lender) -> None:
+        """Note whose download is read now: some may not wait for it here."""
+        if lender is not self.lender:
+            self.lender = lender
+            self.tell_lender(lender)
             self._changed.wake()
 
     async def open(self, offset: int, known: int | None) -> Delivery:
@@ -138,6 +139,8 @@ class Supply:
                 return near
             step = self.roster.next(monotonic())
             if isinstance(step, GiveUp):
+                if self.flight is not None and self.flight.last_resort():
+                    continue
                 raise step.error
             if isinstance(step, Wait):
                 await self._wait(step.seconds)
@@ -191,7 +194,8 @@ class Supply:
         """
         while self.flight is not None:
             source = await self.flight.next()
-            self.borrows(self.flight.following)
+            of_region = source is not None and source.kind == "region"
+            self.borrows(Lender.NODE if self.flight.following else Lender.REGION if of_region else Lender.NOBODY)
             if source is None:
                 return None
             candidate = self._near.setdefault(source.name, Candidate(self._owner, source))

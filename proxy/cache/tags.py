@@ -8,6 +8,7 @@
     upstream said 401, 403, 404   that is the answer; the old one is never served
     asked with no-cache           as older than tag_ttl, at most once a second
     moved within its cooldown     the last digest that matured (see `cooldown`)
+    home is another region        that one is asked instead of the upstream (see `homes`)
 
 A client that does not take the cached answer's type gets what the upstream has for its own Accept (P21); the tag
 stays as it is. A tag moves only after the new manifest is in the store, so it never points to what cannot be served.
@@ -23,8 +24,9 @@ from dataclasses import dataclass, replace
 
 from metrics.events import Emit, TagRevalidated
 from proxy.cache.cooldown import decide, matures_in
+from proxy.cache.homes import Certain, Heard, cooldown_of, described
 from proxy.cache.manifests import Manifests, ServedManifest
-from proxy.cache.near import Fleet, TagFlight, TagSaid
+from proxy.cache.near import Fleet, Regions, TagFlight, TagSaid
 from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
@@ -43,7 +45,9 @@ from proxy.oci.errors import (
 )
 from proxy.oci.names import Repository, Tag
 from proxy.oci.terms import ANY, Terms
+from proxy.source import Source
 from proxy.store.catalog import Catalog, Proof, TagRecord
+from proxy.store.exchanged import TagChange
 
 PROMPT_SECONDS = 1.0
 PATIENT_SECONDS = 6.0
@@ -94,10 +98,13 @@ class Tags:
         policy: Callable[[str], TagPolicy],
         turns: Turns,
         fleet: Fleet,
+        regions: Regions,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._turns = turns
         self._fleet = fleet
+        self._regions = regions
+        self._certain = Certain()
         self._catalog = catalog
         self._manifests = manifests
         self._negatives = negatives
@@ -106,6 +113,7 @@ class Tags:
         self._policy = policy
         self._now = now
         self._asking: SingleFlight[tuple[Repository, Tag, bool], Revalidated] = SingleFlight(background)
+        self._own: SingleFlight[tuple[Repository, Tag], None] = SingleFlight(background)
 
     async def get(self, repository: Repository, tag: Tag, terms: Terms = ANY) -> ServedManifest:
         """Return the manifest that the tag points to, on a client's `terms`. Raises ManifestUnknown, Transient."""
@@ -127,6 +135,30 @@ class Tags:
         if record is None or record.gone or record.pending or not 0 <= self._age(record) <= JUST_SECONDS:
             raise GatewayTimeout(f"{repository}:{tag} was not confirmed to this node just now")
         return TagSaid(record.descriptor, "", self._age(record))
+
+    async def for_region(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
+        """Return the tag's record and the seconds since the upstream's main host confirmed it to this process.
+
+        It is asked now where that is longer ago than `ttl`. Raises ManifestUnknown, Transient: this region is not sure.
+        """
+        policy = self._policy(repository.upstream)
+        for is_asked in (True, False):
+            record = await self._catalog.tag(repository, tag)
+            if record is None or record.gone:
+                break
+            age = self._certain.age(repository, tag, record.pending or record.digest)
+            change = await self._catalog.tag_change(repository, tag)
+            if age is not None and age <= policy.ttl and change is not None:
+                return change, age
+            if is_asked:
+                await self._own.run((repository, tag), lambda: self._confirm(repository, tag))
+        raise Unavailable(f"{repository}:{tag} is not confirmed by the upstream of this region")
+
+    async def _confirm(self, repository: Repository, tag: Tag) -> None:
+        """Ask the upstream alone where the tag points: who waits for this may be whom `_revalidate` would ask."""
+        record = await self._catalog.tag(repository, tag)
+        heard = await self._ask_upstream(repository, tag)
+        await self._move(repository, tag, record, heard)
 
     async def _get(self, repository: Repository, tag: Tag, max_age: float) -> ServedManifest:
         policy = self._policy(repository.upstream)
@@ -202,35 +234,52 @@ class Tags:
             raise
 
     async def _ask(
-        self, repository: Repository, tag: Tag, flight: TagFlight, said: TagSaid | None
-    ) -> tuple[Descriptor, float]:
-        """Return what the tag is, and when that was said: by the fleet, else now by the upstream."""
+        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, said: TagSaid | None
+    ) -> Heard:
+        """Return what the tag is: as the fleet was told, else as its home has it, else as the upstream says now."""
         if said is not None and said.found is None:
             raise ManifestUnknown(said.message)
         if said is not None and said.found is not None:
             self._upstreams.heard(repository.upstream, said.age)
-            return said.found, self._now() - said.age
+            return Heard(said.found, self._now() - said.age)
         policy = self._policy(repository.upstream)
+        at_home = await self._regions.tag(repository, tag, record)
+        if at_home is not None and at_home.age <= policy.ttl and (found := described(at_home.record)) is not None:
+            return Heard(found, self._now() - at_home.age, record=at_home.record)
         try:
-            found = await self._upstreams.ask(
-                repository, lambda source: source.resolve(repository, tag), ManifestUnknown, elsewhere=(Transient,)
-            )
+            heard = await self._ask_upstream(repository, tag)
         except NotFound as error:
             if not isinstance(error.__cause__, Denied):
                 flight.heard(error, policy.negative_ttl)
             raise
-        flight.heard(found, policy.ttl)
-        return found, self._now()
+        if heard.by_main or record is None or heard.descriptor.digest not in record.past:
+            flight.heard(heard.descriptor, policy.ttl)
+        return heard
+
+    async def _ask_upstream(self, repository: Repository, tag: Tag) -> Heard:
+        main, *_ = self._upstreams.of(repository)
+
+        async def question(source: Source) -> tuple[Descriptor, bool]:
+            return await source.resolve(repository, tag), source is main
+
+        found, by_main = await self._upstreams.ask(repository, question, ManifestUnknown, elsewhere=(Transient,))
+        heard = Heard(found, self._now(), by_main)
+        self._certain.note(repository, tag, heard)
+        return heard
 
     async def _follow(
         self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, said: TagSaid | None
     ) -> Revalidated:
         """Ask where the tag points; fetch the manifest if it is new and mature, then move the tag."""
-        known = record.digest if record else None
+        heard = await self._ask(repository, tag, record, flight, said)
+        return await self._move(repository, tag, record, heard)
+
+    async def _move(self, repository: Repository, tag: Tag, record: TagRecord | None, heard: Heard) -> Revalidated:
+        known, found, at = record.digest if record else None, heard.descriptor, heard.at
         policy = self._policy(repository.upstream)
-        found, at = await self._ask(repository, tag, flight, said)
         self._negatives.forget("manifest", repository, tag)
-        decision = decide(record, found.digest, policy.cooldown, self._now())
+        cooldown = cooldown_of(record, heard, self._catalog.region, policy.cooldown)
+        decision = decide(record, found.digest, cooldown, self._now())
         if record is not None and decision != "move":
             await self._stay(repository, tag, record, found.digest, at)
             self._emit(TagRevalidated(repository.upstream, decision))
@@ -238,11 +287,15 @@ class Tags:
         self._negatives.forget_all({("manifest", repository, found.digest)})
         here = await self._catalog.blob(found.digest)
         if here is not None and here.present:
-            await self._catalog.prove(repository, found.digest, Proof.HEAD)
+            await self._catalog.prove(repository, found.digest, Proof.SYNCED if heard.record else Proof.HEAD)
         elif record is not None and policy.frugal and await self._is_servable(record):
             raise TooManyRequests(f"the pull quota of {repository.upstream} is used up; {tag} stays as it was")
         descriptor = await self._manifests.describe(repository, found.digest)
-        await self._catalog.put_tag(repository, tag, descriptor, at)
+        if heard.record is not None:
+            await self._catalog.apply(repository, [heard.record])
+            await self._catalog.touch_tag(repository, tag, at)
+        else:
+            await self._catalog.put_tag(repository, tag, descriptor, at)
         outcome = "moved" if known else "new"
         self._emit(TagRevalidated(repository.upstream, outcome))
         return Revalidated(outcome, known, descriptor.digest)

@@ -92,6 +92,15 @@ class DigestFlight:
         self._given = await self._choose()
         return self._given
 
+    def last_resort(self) -> bool:
+        """See `near.Flight`: all who are near are asked before the upstream."""
+        return False
+
+    @property
+    def shared(self) -> bool:
+        """See `near.Flight`."""
+        return self._given is not None
+
     def failed(self, source: NearSource, error: RegistryError, received: int) -> None:
         """See `near.Flight`. Whoever gave something worth it is asked again, a few times."""
         if source is not self._given:

@@ -10,6 +10,7 @@ What was filled before the lock was taken is for the caller to look up after.
 from __future__ import annotations
 
 import asyncio
+import enum
 import fcntl
 import logging
 import os
@@ -30,20 +31,29 @@ STALE_SECONDS = 5.0
 WITHOUT_INOTIFY_SECONDS = 0.2
 GUARD_SECONDS = 1.0
 _GUARD_LOOK_SECONDS = 0.01
-_STATE = struct.Struct("<QQ?d")
+_STATE = struct.Struct("<QQBd")
 _log = logging.getLogger(__name__)
+
+
+class Lender(enum.IntEnum):
+    """Whose running download the bytes come from, for which some may not wait here: nobody's, another region's (other
+    regions may not), another node's (other nodes may not either)."""
+
+    NOBODY = 0
+    REGION = 1
+    NODE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Leading:
     """What a holder says: the generation it fills (0 before there is one), and monotonic seconds of its last beat.
 
-    copied: the generation that its first bytes were copied from, 0 for none. borrowed: they come from another node.
+    copied: the generation that its first bytes were copied from, 0 for none. lender: whose download is read.
     """
 
     generation: int
     copied: int
-    borrowed: bool
+    lender: Lender
     beat: float
 
 
@@ -56,7 +66,7 @@ class Claim:
         self._lock = lock
         self._fd = fd
         self._generation = self._copied = 0
-        self._borrowed = False
+        self._lender = Lender.NOBODY
         self._timer: asyncio.TimerHandle | None = None
         self._tell()
 
@@ -70,10 +80,10 @@ class Claim:
         self._generation, self._copied = generation, copied
         self.tick()
 
-    def borrows(self, borrowed: bool) -> None:
-        """Tell whether the bytes come from another node now, for which other nodes must not wait."""
-        if borrowed != self._borrowed:
-            self._borrowed = borrowed
+    def borrows(self, lender: Lender) -> None:
+        """Tell whose download is read now."""
+        if lender is not self._lender:
+            self._lender = lender
             self.tick()
 
     def tick(self) -> None:
@@ -83,7 +93,7 @@ class Claim:
                 self._tell()
 
     def _tell(self) -> None:
-        os.pwrite(self._fd, _STATE.pack(self._generation, self._copied, self._borrowed, monotonic()), 0)
+        os.pwrite(self._fd, _STATE.pack(self._generation, self._copied, self._lender, monotonic()), 0)
 
     def stop(self) -> None:
         """Beat no more. Call it in the event loop, before `release`."""
@@ -109,7 +119,10 @@ class Watched:
     def says(self) -> Leading:
         """Return what the holder last wrote; one that never did was alive when the watch began."""
         data = os.pread(self.fd, _STATE.size, 0)
-        return Leading(*_STATE.unpack(data)) if len(data) == _STATE.size else Leading(0, 0, False, self._since)
+        if len(data) != _STATE.size:
+            return Leading(0, 0, Lender.NOBODY, self._since)
+        generation, copied, lender, beat = _STATE.unpack(data)
+        return Leading(generation, copied, Lender(lender), beat)
 
 
 class Claims:

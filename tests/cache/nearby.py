@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from metrics.events import Event
-from proxy.cache.near import Alone, Kind, NearManifest, NearSource, NearStream, Solitary, TagSaid
+from proxy.cache.near import Alone, Kind, NearManifest, NearSource, NearStream, Solitary, TagAtHome, TagSaid
 from proxy.cache.reader import FileReader
 from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemoryBlob, MemorySource
@@ -29,6 +29,7 @@ from proxy.oci.errors import (
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.source import Source
+from proxy.store.records import TagRecord
 from proxy.store.store import Store
 from tests.cache.lab import ALPINE, HUB
 from tests.support.contents import blob, make_image
@@ -173,6 +174,21 @@ class Fleet(Alone):
         return digest in self.whole
 
 
+class Regions:
+    """`has`: regions and what they have; `fetches`: those that fetch it for others. `home` says what tags are."""
+
+    def __init__(self, *has: Near, fetches: Sequence[Near] = (), home: TagAtHome | None = None) -> None:
+        self.has, self.fetches, self.home = has, fetches, home
+        self.questions: list[Tag] = []
+
+    def sources(self, repository: Repository, *, start: bool) -> Sequence[NearSource]:
+        return list(self.fetches if start else self.has)
+
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+        self.questions.append(tag)
+        return self.home
+
+
 class Unsized(MemoryBlob):
     size = end = None  # type: ignore[assignment]
 
@@ -182,9 +198,9 @@ class Unsized(MemoryBlob):
 
 
 class Upstream(MemorySource):
-    """`refuses` what it is asked; `unsized`: the first answer breaks off there, and has no size."""
+    """`refuses` what it is asked, or `fails`; `unsized`: the first answer breaks off there, and has no size."""
 
-    refuses = False
+    refuses = fails = False
     unsized = 0
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> MemoryBlob:
@@ -197,6 +213,8 @@ class Upstream(MemorySource):
         return Unsized(digest, DATA[:cut], 0, cut, anonymous=True)
 
     async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
+        if self.fails:
+            raise Unavailable("gone")
         if self.refuses:
             raise Denied("no longer")
         return await super().resolve(repository, reference)
@@ -220,7 +238,13 @@ class Node:
 
 @asynccontextmanager
 async def node(
-    root: Path, fleet: Fleet, *, offline: bool = False, reachable: bool = True, alternates: Sequence[Source] = ()
+    root: Path,
+    fleet: Fleet | None,
+    *,
+    offline: bool = False,
+    reachable: bool = True,
+    alternates: Sequence[Source] = (),
+    regions: Regions | None = None,
 ) -> AsyncIterator[Node]:
     upstream = Upstream("upstream", anonymous=True)
     upstream.add_blob(ALPINE, DATA)
@@ -232,6 +256,7 @@ async def node(
             {HUB: [upstream, *alternates]},
             emit=events.append,
             fleet=fleet,
+            regions=regions,
             offline=offline,
             reachable=lambda name: reachable,
         ) as cache:

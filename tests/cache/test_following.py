@@ -20,7 +20,7 @@ from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, Unavailabl
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.store import claims
-from proxy.store.claims import Claim
+from proxy.store.claims import Claim, Lender
 from proxy.store.inotify import Inotify
 from proxy.store.spool import Spool
 from proxy.store.store import Store
@@ -203,12 +203,12 @@ async def test_a_client_that_joined_what_a_node_began_is_served_to_the_end_when_
 
 async def test_no_node_waits_for_what_another_worker_gets_from_a_node(tmp_path: Path, leader: Leader) -> None:
     spool = await leader.begin(DATA[:MIB])
-    leader.claim.borrows(True)
+    leader.claim.borrows(Lender.NODE)
     async with asyncio.timeout(30), follower(tmp_path) as cache:
         reader = await opened(cache)
         with pytest.raises(GatewayTimeout):
             await cache.node_blob(ALPINE, DIGEST, None, held=False)
-        leader.claim.borrows(False)
+        leader.claim.borrows(Lender.NOBODY)
         leader.show(spool, DATA[: 2 * MIB])
         assert await reader.limit(MIB) == 2 * MIB
         given = await cache.node_blob(ALPINE, DIGEST, None, held=False)

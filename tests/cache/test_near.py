@@ -14,6 +14,7 @@ from proxy.oci.descriptor import Descriptor
 from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, ManifestUnknown, RegistryError, Unavailable
 from proxy.oci.names import Tag
 from proxy.oci.ranges import ByteRange
+from proxy.store.claims import Lender
 from tests.cache.lab import ALPINE
 from tests.cache.nearby import BUSYBOX, DATA, DESCRIPTOR, DIGEST, IMAGE, MIB, Fleet, Near, node
 from tests.support.contents import make_image
@@ -135,7 +136,7 @@ async def test_the_other_workers_are_told_while_another_node_leads(tmp_path: Pat
         reader = await here.cache.open_blob(ALPINE, DIGEST)
         with here.store.watching(DIGEST) as watched:
             assert watched is not None
-            assert watched.says().borrowed
+            assert watched.says().lender is Lender.NODE
         assert near.pause is not None
         near.pause.set()
         assert b"".join([chunk async for chunk in reader]) == DATA

@@ -1,0 +1,180 @@
+"""A cache with other regions: who is asked when, who must not wait, and whose word on a tag counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from metrics.events import FillFinished
+from proxy.cache.near import NearManifest, TagAtHome
+from proxy.memory import MemorySource
+from proxy.oci.errors import (
+    BlobUnknown,
+    GatewayTimeout,
+    ManifestUnknown,
+    NotFound,
+    RegistryError,
+    Unavailable,
+)
+from proxy.oci.names import Tag
+from proxy.oci.ranges import ByteRange
+from proxy.store.exchanged import TagChange
+from tests.cache.lab import ALPINE
+from tests.cache.nearby import BUSYBOX, DATA, DESCRIPTOR, DIGEST, IMAGE, MIB, Near, Node, Regions, node
+from tests.support.contents import Image, make_image
+
+NEWER = make_image([b"newer"])
+LATEST = Tag("latest")
+
+
+def region(*, has: bool = True, ends: int | None = None) -> Near:
+    return Near("eu", "region", blobs={DIGEST: DATA} if has else {}, ends=ends)
+
+
+async def test_a_region_that_has_it_spares_the_upstream_and_is_no_upload_spared(tmp_path: Path) -> None:
+    async with node(tmp_path, None, regions=Regions(region())) as here:
+        assert await here.get() == DATA
+        await here.cache.idle()
+        assert here.upstream.opened == 0
+        (finished,) = [event for event in here.events if isinstance(event, FillFinished)]
+        assert finished.from_near == {"region": len(DATA)}
+
+
+async def test_a_region_may_fetch_for_us_only_after_the_upstream_has_failed(tmp_path: Path) -> None:
+    fetches = region()
+    async with node(tmp_path, None, regions=Regions(region(has=False), fetches=[fetches])) as here:
+        assert await here.get() == DATA
+        assert here.upstream.opened == 1
+        assert fetches.asked == []
+    async with node(tmp_path / "offline", None, offline=True, regions=Regions(fetches=[fetches])) as here:
+        assert await here.get() == DATA
+        assert fetches.asked == [DIGEST]
+
+
+async def test_a_region_that_breaks_off_is_taken_up_by_range_where_it_was(tmp_path: Path) -> None:  # P28
+    far = region(ends=2 * MIB)
+    async with node(tmp_path, None, regions=Regions(far)) as here:
+        assert await here.get() == DATA
+        assert len(far.asked) == 2
+        assert here.upstream.opened == 0
+
+
+async def test_what_comes_from_a_region_keeps_no_region_waiting(tmp_path: Path) -> None:
+    """Two regions that miss the same digest must not wait for each other."""
+    far = region()
+    far.pause = asyncio.Event()
+    async with node(tmp_path, None, regions=Regions(far)) as here:
+        reading = asyncio.create_task(here.get())
+        await far.opening.wait()
+        with pytest.raises(GatewayTimeout):
+            await here.cache.region_blob(ALPINE, DIGEST, None, held=False)
+        joined = await here.cache.node_blob(ALPINE, DIGEST, None, held=False)  # a node of this fleet may wait for it
+        await joined.stream.aclose()
+        far.pause.set()
+        assert await reading == DATA
+
+
+async def test_a_region_is_given_what_the_repository_contains_and_nothing_else(tmp_path: Path) -> None:  # P43
+    async with node(tmp_path, None) as here:
+        with pytest.raises(BlobUnknown):
+            await here.cache.region_blob(ALPINE, DIGEST, None, held=True)
+        given = await here.cache.region_blob(ALPINE, DIGEST, ByteRange(MIB, None), held=False)
+        assert b"".join([chunk async for chunk in given.stream]) == DATA[MIB:]
+        await given.stream.aclose()
+        await here.cache.idle()
+        for held in (True, False):
+            with pytest.raises(BlobUnknown):
+                await here.cache.region_blob(BUSYBOX, DIGEST, None, held=held)
+
+
+async def test_a_region_is_given_a_manifest_and_only_on_request_one_that_is_not_here(tmp_path: Path) -> None:
+    async with node(tmp_path, None) as here:
+        here.upstream.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type)
+        with pytest.raises(ManifestUnknown):
+            await here.cache.region_manifest(ALPINE, IMAGE.digest, held=True)
+        assert (await here.cache.region_manifest(ALPINE, IMAGE.digest, held=False)).body == IMAGE.body
+        assert (await here.cache.region_manifest(ALPINE, IMAGE.digest, held=True)).proven
+        with pytest.raises(NotFound):
+            await here.cache.region_manifest(BUSYBOX, IMAGE.digest, held=False)
+
+
+async def test_a_manifest_that_the_upstream_does_not_give_comes_from_a_region_that_can_fetch_it(tmp_path: Path) -> None:
+    far = Near("eu", "region", manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, True, True)})
+    async with node(tmp_path, None, regions=Regions(fetches=[far])) as here:
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+
+
+async def test_a_manifest_whose_blobs_a_region_has_is_served_without_the_upstream(tmp_path: Path) -> None:  # P27
+    far = Near("eu", "region", manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, True, True)})
+    regions = Regions(far)
+    async with node(tmp_path, None, offline=True, reachable=False, regions=regions) as here:
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+        assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+        regions.has = ()
+        with pytest.raises(RegistryError):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+
+
+def change(image: Image, version: int, origin: str = "eu") -> TagChange:
+    now = time.time()
+    return TagChange(0, 0, "latest", version, image.digest, image.media_type, len(image.body), origin, now, now)
+
+
+async def tagged(here: Node, image: Image) -> None:
+    here.upstream.add_manifest(ALPINE, image.body, image.media_type, "latest")
+
+
+async def test_a_tag_is_what_its_home_says_and_the_upstream_is_not_asked(tmp_path: Path) -> None:
+    regions = Regions()
+    async with node(tmp_path, None, regions=regions) as here:
+        await tagged(here, IMAGE)
+        await here.cache.refresh(ALPINE, LATEST)
+        version = int(time.time() * 1000 + 1000) << 16
+        here.upstream.add_manifest(ALPINE, NEWER.body, NEWER.media_type)
+        regions.home = TagAtHome(change(NEWER, version), 1.0, "eu")
+        moved = await here.cache.refresh(ALPINE, LATEST)
+        assert (moved.outcome, moved.now) == ("moved", NEWER.digest)
+        record = await here.store.catalog.tag(ALPINE, LATEST)
+        assert record is not None
+        assert (record.version, record.origin) == (version, "eu")  # the home's own record: nothing is stamped
+
+
+async def test_an_older_digest_that_a_lagging_host_shows_does_not_come_back(tmp_path: Path) -> None:
+    lagging = MemorySource("lagging")
+    lagging.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type, "latest")
+    async with node(tmp_path, None, alternates=[lagging], regions=Regions()) as here:
+        await tagged(here, IMAGE)
+        await here.cache.refresh(ALPINE, LATEST)
+        await tagged(here, NEWER)
+        assert (await here.cache.refresh(ALPINE, LATEST)).now == NEWER.digest
+        here.upstream.fails = True
+        held = await here.cache.refresh(ALPINE, LATEST)
+        assert (held.outcome, held.now, held.pending) == ("held", NEWER.digest, IMAGE.digest)
+        with pytest.raises(Unavailable):
+            await here.cache.region_tag(ALPINE, LATEST)  # nor does another region hear of it from here
+
+
+async def test_a_digest_that_the_main_host_brings_back_is_believed_at_home(tmp_path: Path) -> None:
+    async with node(tmp_path, None, regions=Regions()) as here:
+        for image in (IMAGE, NEWER, IMAGE):
+            await tagged(here, image)
+            assert (await here.cache.refresh(ALPINE, LATEST)).now == image.digest
+        record, age = await here.cache.region_tag(ALPINE, LATEST)
+        assert (record.digest, record.generation) == (IMAGE.digest, 1)
+        assert 0 <= age < 60
+
+
+async def test_a_region_that_is_asked_for_a_tag_asks_its_own_upstream_alone(tmp_path: Path) -> None:
+    regions = Regions()
+    async with node(tmp_path, None, regions=regions) as here:
+        await tagged(here, IMAGE)
+        with pytest.raises(Unavailable):
+            await here.cache.region_tag(ALPINE, LATEST)
+        await here.cache.refresh(ALPINE, LATEST)
+        regions.questions.clear()
+        record, _ = await here.cache.region_tag(ALPINE, LATEST)
+        assert record.digest == IMAGE.digest
+        assert regions.questions == []
