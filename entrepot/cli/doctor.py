@@ -25,7 +25,8 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("
 def doctor(config: Config, output: Output) -> int:
     """Look at the data folder, the machine, the upstreams, the running mirror and the clients of this machine.
 
-    In a fleet also at Redis, the other nodes, how they reach this one, and the bucket.
+    In a fleet also at Redis, the other nodes, how they reach this one, and the bucket; with other regions at each
+    [[peer]] and at the tokens of each [[grant]].
 
     It works with or without a running mirror and takes at most some ten seconds. Exit code 3 when there is a problem;
     warnings alone leave it at 0.

@@ -10,14 +10,16 @@ from urllib.parse import urlsplit
 from yarl import URL
 
 from entrepot import __version__
-from entrepot.config import Config, UpstreamConfig, check_files
+from entrepot.config import Config, PeerConfig, UpstreamConfig, check_files
 from entrepot.doctor import judging
 from entrepot.doctor.bucket import BucketSeen, look_at_bucket
 from entrepot.doctor.consumers import ClientSeen, look_at_clients
 from entrepot.doctor.findings import Finding, look, problem
 from entrepot.doctor.fleet import FleetSeen, look_at_fleet
 from entrepot.doctor.folder import FolderSeen, look_at_folder, open_files_limit
+from entrepot.doctor.judging_regions import judge_peer, judge_tokens
 from entrepot.doctor.judging_shared import judge_bucket, judge_fleet
+from entrepot.doctor.regions import TokenFileSeen, look_at_peer, look_at_tokens
 from entrepot.doctor.running import MirrorSeen, look_at_mirror
 from entrepot.doctor.upstream import HostSeen, look_at_host
 from entrepot.upstreams import settings_of
@@ -38,6 +40,8 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
         hosts = [tasks.create_task(_hosts(upstream)) for upstream in (() if offline else config.upstreams)]
         fleet = tasks.create_task(_fleet(config))
         bucket = tasks.create_task(_bucket(config))
+        tokens = tasks.create_task(_tokens(config))
+        peers = [tasks.create_task(_peer(peer, config.region)) for peer in config.peers]
 
     findings = files.result()
     seen_mirror = mirror.result()
@@ -59,6 +63,8 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
             told = (judging.as_told(host, seen_mirror.document) for host in outcome)
             findings += [finding for host in told for finding in judging.judge_host(host)]
     findings += _shared(config, seen_mirror, fleet.result(), bucket.result())
+    findings += judge_tokens(tokens.result())
+    findings += [finding for peer in peers for finding in peer.result()]
     ours = _ours(config, seen_mirror)
     return findings + [judging.judge_client(client, ours) for client in clients.result()]
 
@@ -123,6 +129,22 @@ async def _bucket(config: Config) -> BucketSeen | Finding | None:
     except TimeoutError:
         seen = f"{config.store} could not be looked at within {MOST_SECONDS:g} s"
         return problem("bucket", seen, "see the network of this machine, and the endpoint in the environment")
+
+
+async def _tokens(config: Config) -> list[TokenFileSeen]:
+    try:
+        return await look(lambda: look_at_tokens(config), FILES_SECONDS)
+    except TimeoutError:
+        return []  # as the other files there, of which this was said
+
+
+async def _peer(peer: PeerConfig, region: str) -> list[Finding]:
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            return judge_peer(await look_at_peer(peer, region), peer, region)
+    except TimeoutError:
+        seen = f"{peer.url} could not be looked at within {MOST_SECONDS:g} s"
+        return [problem(f"peer {peer.name}", seen, "see the network of this machine")]
 
 
 def _shared(
