@@ -32,6 +32,7 @@ from proxy.oci.errors import (
     NotFound,
     RangeNotSatisfiable,
     RegistryError,
+    Unauthorized,
     Unavailable,
     Unsupported,
 )
@@ -150,7 +151,10 @@ class RegionEndpoint:
             return await self._granted(asked, await self._grants.judge(request), path)
         except RegistryError as error:
             size = error.size if isinstance(error, RangeNotSatisfiable) else None
-            return _whole(asked, respond.error(error, with_body=asked.with_body), Says(size=size))
+            response = respond.error(error, with_body=asked.with_body)
+            if isinstance(error, Unauthorized):
+                response.force_close()  # a certificate belongs to a connection: another needs a new one
+            return _whole(asked, response, Says(size=size))
         except ConnectionError:
             raise
         except Exception:

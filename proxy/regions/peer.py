@@ -222,8 +222,8 @@ class PeerClient:
         try:
             try:
                 response = await self._send(method, target, headers, seconds, body)
-            except Refused:
-                if not await self._renewed(generation):
+            except Unavailable as error:  # a certificate that is refused may end the connection without a word
+                if isinstance(error, _Silent) or not await self._renewed(generation):
                     raise
                 response = await self._send(method, target, headers, seconds, body)
         except _Silent as error:

@@ -91,7 +91,8 @@ def parse_tag(query: str) -> tuple[Repository, Tag]:
 def encode_tag(said: TagAtHome, media_type: str) -> bytes:
     """Return what a tag is at its home, as MessagePack or JSON."""
     body = _TagBody(said.record, said.age, said.region)
-    return msgspec.json.encode(body) if media_type == JSON else msgspec.msgpack.encode(body)
+    encode = msgspec.json.encode if media_type == JSON else msgspec.msgpack.encode
+    return encode(body, enc_hook=str)  # tags and digests are strings of their own types
 
 
 def decode_tag(body: bytes) -> TagAtHome:
