@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from importlib import import_module
 
 import msgspec
 
@@ -74,7 +73,8 @@ def _of_mirror(mirror: RunningMirror, question: Question, shown: Meter) -> Outco
 
 
 async def _alone(config: Config, question: Question, shown: Meter) -> Outcome:
-    syncing_alone = import_module("entrepot.syncing").syncing_alone
+    from entrepot.syncing import syncing_alone
+
     try:
         async with syncing_alone(config) as syncing:
             return await outcome(question, syncing, lambda progressed: _show(shown, progressed.progress))
@@ -85,11 +85,19 @@ async def _alone(config: Config, question: Question, shown: Meter) -> Outcome:
 
 
 async def _run(config: Config) -> None:
-    syncing_alone = import_module("entrepot.syncing").syncing_alone
+    from entrepot.syncing import syncing_alone
+
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with syncing_alone(config) as syncing, asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(syncing.run(), name="sync")
-        await stop.wait()
-        running.cancel()
+    async with syncing_alone(config) as syncing:
+        running = asyncio.create_task(syncing.run(), name="sync")
+        stopping = asyncio.create_task(stop.wait(), name="wait for a signal")
+        try:
+            await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            running.cancel()
+            stopping.cancel()
+            await asyncio.wait([running, stopping])

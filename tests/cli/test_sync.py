@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -205,6 +211,64 @@ async def test_status_shows_peers_and_grants(running: Mirror, syncing: FakeSynci
     assert document["state"] == "ready"  # a peer that fails takes no traffic away from those who pull
     assert document["regions"]["grants"] == [{"name": "us-east", "repositories": ["docker.io/**"], "proof": "token"}]
     assert document["regions"]["peers"] == msgspec.to_builtins(syncing.peers)
+
+
+@dataclass
+class Alone(FakeSyncing):
+    """What syncs without a mirror; `run` has this process told to end, and notes how it ended."""
+
+    ended: str = "never began"
+
+    async def run(self) -> None:
+        self.ended = "ended by itself"
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.ended = "cancelled"
+            raise
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Alone:
+    """Let commands that find no mirror work with this."""
+    made = Alone()
+
+    @asynccontextmanager
+    async def syncing_alone(config: Config) -> AsyncIterator[Alone]:
+        assert config.region == "eu-west"
+        yield made
+
+    monkeypatch.setitem(sys.modules, "entrepot.syncing", SimpleNamespace(syncing_alone=syncing_alone))
+    return made
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> list[str]:
+    """The flags of a command that is told of a peer, and finds no mirror."""
+    (tmp_path / "us.token").write_text("a-token")
+    (tmp_path / "entrepot.toml").write_text(
+        'region = "eu-west"\n[[peer]]\nname = "us-east"\nurl = "http://127.0.0.1:1"\ntoken_file = "us.token"\n'
+    )
+    return ["--config", str(tmp_path / "entrepot.toml"), "--data", str(tmp_path / "data")]
+
+
+def test_without_a_mirror_the_command_does_the_work(alone: Alone, configured: list[str]) -> None:
+    alone.passed = PassReport(images=1, failed=((ALPINE, "a blob is missing"),))
+    result = CliRunner(catch_exceptions=False).invoke(main, ["sync", "once", "us-east", *configured])
+    assert (result.exit_code, alone.asked) == (3, [("once", ("us-east",), False)])
+    alone.fault = Unavailable("the upstream does not answer")
+    result = CliRunner(catch_exceptions=False).invoke(main, ["sync", "once", *configured])
+    assert (result.exit_code, result.stderr) == (1, "entrepot: the upstream does not answer\n")
+    unknown = CliRunner().invoke(main, ["sync", "once", "us-west", *configured])
+    assert (unknown.exit_code, len(alone.asked)) == (2, 2)
+    assert "no [[peer]] is named us-west; there is us-east" in unknown.stderr
+
+
+def test_run_without_a_mirror_syncs_until_it_is_told_to_end(alone: Alone, configured: list[str]) -> None:
+    result = CliRunner(catch_exceptions=False).invoke(main, ["sync", "run", *configured])
+    assert (result.exit_code, alone.ended) == (0, "cancelled")
+    assert "syncing with us-east" in result.stderr
 
 
 def test_a_peer_is_told_in_words() -> None:

@@ -130,6 +130,26 @@ def test_the_node_of_a_fleet_that_is_deployed_needs_its_url_alone(tmp_path: Path
         load(example, {}, {})
 
 
+def test_the_regions_that_are_deployed_are_accepted_from_either_side(tmp_path: Path) -> None:
+    ours = re.sub(r"^# (?=\[\[|\w+ = )", "", (ROOT / "deploy/regions.toml").read_text(), flags=re.MULTILINE)
+    theirs = ours.replace("us-east", "\0").replace("eu-west", "us-east").replace("\0", "eu-west")
+    file = tmp_path / "entrepot.toml"
+    for text, own, other in (
+        ((ROOT / "deploy/regions.toml").read_text(), "eu-west", "us-east"),
+        (ours, "eu-west", "us-east"),
+        (theirs, "us-east", "eu-west"),
+    ):
+        file.write_text(text)
+        config = load(file, {}, {})
+        assert (config.region, [peer.name for peer in config.peers]) == (own, [other])
+        assert [grant.name for grant in config.grants] == [other]
+        assert config.peers[0].repositories == config.grants[0].repositories
+        assert config.peers[0].token_file != config.grants[0].token_file
+    file.write_text(ours)
+    peer = load(file, {}, {}).peers[0]
+    assert (peer.newest, peer.bandwidth, len(peer.window)) == (10, 50 << 20, 1)
+
+
 def test_the_fleet_and_the_bucket_shown_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "entrepot.toml"
     for name in ("fleet.md", "object-storage.md"):
