@@ -34,7 +34,7 @@ from entrepot.config.model import (
     WarmConfig,
 )
 from entrepot.config.problems import ConfigError, Problem
-from entrepot.config.regions import read_grants, read_peers
+from entrepot.config.regions import check_tokens, read_grants, read_peers
 
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -123,7 +123,7 @@ def check_files(config: Config) -> list[Problem]:
                 pass
         except OSError as error:
             problems.append(Problem(str(path), key, f"cannot be opened: {error.strerror}", accepted))
-    return problems
+    return problems + check_tokens(config.grants)
 
 
 def _upstreams(file: Layer, environment: Layer, flags: Layer, problems: list[Problem]) -> list[ItemLayer]:

@@ -9,6 +9,7 @@ from entrepot.config.keys import GRANT, PEER, TOP, Key, Section, read_section
 from entrepot.config.layers import ItemLayer
 from entrepot.config.model import GrantConfig, PeerConfig
 from entrepot.config.problems import Problem
+from proxy.regions.credentials import hash_tokens
 
 
 def read_peers(listed: Sequence[ItemLayer], top: Section, problems: list[Problem]) -> tuple[PeerConfig, ...]:
@@ -35,6 +36,11 @@ def read_grants(
     grants: list[GrantConfig] = []
     for item, prefix, parsed in _read("grant", listed, GRANT, ("name", "repositories"), top, problems):
         before = len(problems)
+        certificate = parsed.get("certificate")
+        other = next((one for one in grants if certificate is not None and one.certificate == certificate), None)
+        if other is not None:
+            where, accepted = item.settings["certificate"].where, "a certificate of its own for each"
+            problems.append(Problem(where, f"{prefix}certificate", f"grant {other.name} has it too", accepted))
         if "token_file" not in item.settings and "certificate" not in item.settings:
             accepted = "token_file, or certificate"
             problems.append(Problem(item.where, f"{prefix}token_file", "nobody could prove to be it", accepted))
@@ -45,6 +51,29 @@ def read_grants(
         if len(problems) == before:
             grants.append(GrantConfig(**parsed))
     return tuple(grants)
+
+
+def check_tokens(grants: Sequence[GrantConfig]) -> list[Problem]:
+    """Return a problem for every token file that holds no tokens, or one that another grant has too. Shows none."""
+    problems: list[Problem] = []
+    seen: dict[bytes, GrantConfig] = {}
+    for grant in grants:
+        if grant.token_file is None:
+            continue
+        key = f"grant {grant.name}.token_file"
+        try:
+            hashes = hash_tokens(grant.token_file.read_text())
+        except OSError:
+            continue  # it was told that it cannot be opened
+        except ValueError as error:
+            reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+            problems.append(Problem(str(grant.token_file), key, reason, GRANT["token_file"].accepted))
+            continue
+        for other in dict.fromkeys(seen.setdefault(token, grant) for token in hashes):
+            if other is not grant:
+                message = f"a token of it is in {other.token_file} of grant {other.name} too"
+                problems.append(Problem(str(grant.token_file), key, message, "tokens of its own for each region"))
+    return problems
 
 
 def _read(
@@ -71,6 +100,9 @@ def _read(
         for key in required:
             if key not in item.settings:
                 problems.append(Problem(item.where, f"{prefix}{key}", "it is missing", keys[key].accepted))
+        if parsed.get("repositories") == ():
+            where = item.settings["repositories"].where
+            problems.append(Problem(where, f"{prefix}repositories", "it is empty", keys["repositories"].accepted))
         if name is not None and name in seen:
             problems.append(Problem(item.where, f"{prefix}name", f"also in {seen[name]}", "a name of its own for each"))
         elif name is not None and name == own:
