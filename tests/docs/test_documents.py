@@ -14,7 +14,7 @@ import pytest
 
 from entrepot.cli import main
 from entrepot.config import ConfigError, load
-from entrepot.config.keys import LOG, SECTIONS, TOP, UPSTREAM, WARM
+from entrepot.config.keys import LISTS, LOG, SECTIONS, TOP, UPSTREAM
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,17 +89,23 @@ def test_the_configuration_shown_is_accepted_and_has_every_key(tmp_path: Path) -
     file.write_text(shown)
     load(file, {}, {})
     document = tomllib.loads(shown)
-    assert set(document) == {*TOP, *SECTIONS, "upstream", "warm"} - {"admin_token", "fleet_secret"}
+    assert set(document) == {*TOP, *SECTIONS, "upstream", *LISTS} - {"admin_token", "fleet_secret"}
     assert set(document["log"]) == set(LOG)
     assert set(document["upstream"][0]) == set(UPSTREAM) - {"docker_config"}
+    for name, keys in LISTS.items():
+        assert set(document[name][0]) == set(keys)
 
 
 def test_every_key_is_explained_in_a_table() -> None:
     tables = "\n".join(
         line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `")
     )
-    for key in (*TOP, *(f"{section}.{name}" for section, keys in SECTIONS.items() for name in keys), *UPSTREAM, *WARM):
+    for key in (*TOP, *(f"{section}.{name}" for section, keys in SECTIONS.items() for name in keys), *UPSTREAM):
         assert f"`{key}`" in tables, key
+    for name, keys in LISTS.items():
+        _, _, section = (ROOT / "docs/configuration.md").read_text().partition(f"### `[[{name}]]`")
+        rows = [line for line in section.partition("\n### ")[0].splitlines() if line.startswith("| `")]
+        assert {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])} == set(keys), name
 
 
 def test_the_environment_shown_is_accepted(tmp_path: Path) -> None:
