@@ -28,6 +28,7 @@ from proxy.oci.errors import BadRequest, RegistryError
 from proxy.oci.names import Reference, Repository
 from proxy.oci.references import parse_full
 from proxy.store.backup import BackupProgress
+from proxy.store.disputed import read_origin
 from proxy.store.inventory import Inventory
 from proxy.store.store import Store
 from proxy.store.sweep import free
@@ -143,7 +144,7 @@ async def _answers(question: Question, around: Surroundings) -> AsyncGenerator[S
                 yield page
             yield [ListEnd(count)]
         case Inspect():
-            yield [await images.inspect(inventory, *_reference(around.config, question.reference))]
+            yield [await _inspect(around, question.reference)]
         case Pin():
             yield [await keeping.pin(catalog, *_reference(around.config, question.reference))]
         case Unpin():
@@ -156,6 +157,17 @@ async def _answers(question: Question, around: Surroundings) -> AsyncGenerator[S
             async with aclosing(_back_up(around, question.file)) as lines:
                 async for line in lines:
                     yield [line]
+
+
+async def _inspect(around: Surroundings, text: str) -> Inspection:
+    catalog = around.store.catalog
+    repository, reference = _reference(around.config, text)
+    found = await images.inspect(Inventory(catalog), repository, reference)
+    if isinstance(reference, Digest):
+        return found
+    tag = reference
+    origin = await catalog.read(lambda connection: read_origin(connection, repository, tag))
+    return found if origin is None or not origin[0] else msgspec.structs.replace(found, origin=origin[0])
 
 
 async def _why(around: Surroundings, text: str) -> Why:

@@ -60,7 +60,7 @@ class Inspection(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     """One image or blob in full.
 
     size: bytes of its closure, stored: how many of them are here. seen: when it was stored first. `cut`: the tree
-    has more parts than are shown.
+    has more parts than are shown. origin: of a tag, the region that saw it as it is.
     """
 
     reference: str
@@ -78,6 +78,7 @@ class Inspection(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     memberships: tuple[Membership, ...]
     children: tuple[Node, ...]
     cut: bool
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

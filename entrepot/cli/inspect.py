@@ -42,6 +42,8 @@ def _lines(found: Inspection) -> list[str]:
         f"stored: {_when(found.stored_at)}, last used: {_when(found.last_use)}",
         f"tags: {', '.join(found.tags) or 'none'}",
     ]
+    if found.origin is not None:
+        lines.append(f"seen as it is by region {found.origin}")
     lines += [f"in {member.repository}: {member.proof}, {_when(member.proved_at)}" for member in found.memberships] or [
         "in no repository for sure: the upstream is asked"
     ]

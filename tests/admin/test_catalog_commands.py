@@ -120,10 +120,13 @@ async def test_ls_lists_what_was_pulled_and_how_whole_it_is(control: RunningMirr
     assert await ask(control, "ls", pattern="quay.io/**") == [{"event": "done", "images": 0}]
 
 
-async def test_inspect_shows_the_tree_of_an_index_and_what_of_it_is_missing(control: RunningMirror) -> None:
+async def test_inspect_shows_the_tree_of_an_index_and_what_of_it_is_missing(
+    running: Mirror, control: RunningMirror
+) -> None:
     await pull(control, "alpine:3", "linux/arm64")
     (found,) = await ask(control, "inspect", reference="alpine:3")
     assert (found["digest"], found["kind"], found["tags"]) == (INDEX.digest, "index", ["docker.io/library/alpine:3"])
+    assert found["origin"] == running.store.catalog.region
     states = {child["platform"]: child["state"] for child in found["children"]}
     assert states == {"linux/amd64": "absent", "linux/arm64": "complete"}
     (arm,) = (child for child in found["children"] if child["platform"] == "linux/arm64")
