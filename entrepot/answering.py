@@ -61,7 +61,10 @@ class Answering:
                 hosts=config.hosts,
                 locate=_locate(mirror),
             )
-            self.face = Front(face, _endpoint(mirror, emit)) if mirror.part.is_node else face
+            nodes = _nodes_endpoint(mirror, emit) if mirror.part.is_node else None
+            abroad = mirror.part.abroad
+            regions = None if abroad is None else abroad.endpoint(config.region, mirror.cache, emit)
+            self.face = face if nodes is None and regions is None else Front(face, nodes, regions)
         except BaseException:
             await stack.aclose()
             raise
@@ -85,7 +88,7 @@ def _locate(mirror: Mirror) -> Locate | None:
     return Redirects(mirror.store, bucket).location
 
 
-def _endpoint(mirror: Mirror, emit: Emit) -> Answerer:
+def _nodes_endpoint(mirror: Mirror, emit: Emit) -> Answerer:
     from proxy.fleet_endpoint import Endpoint
     from sync.records import CHANGES
 

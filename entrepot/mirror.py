@@ -166,6 +166,7 @@ async def _parts(config: Config, store: Store, part: Joined, emit: Emit) -> Asyn
             reachable=lambda name: any(source.health.heard_within(REACHED_SECONDS) for source in sources[name]),
             offline=config.offline,
             fleet=part.fleet,
+            regions=None if part.abroad is None else part.abroad.peers,
         ) as cache,
     ):
         yield sources, cache

@@ -6,7 +6,7 @@ What makes it (`fleet`) is loaded where a configuration asks for it: a mirror al
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from proxy.cache.once import Background
 from proxy.store.store import Store
 
 if TYPE_CHECKING:
+    from entrepot.regions import Abroad
     from entrepot.syncasking import Syncing
     from proxy.bucket.collector import Turn
     from proxy.bucket.objects import Bucket
@@ -47,7 +48,8 @@ class Joined:
     """This process's part in a fleet. With no Redis, `link` and all that needs it is None.
 
     `secret` signs what nodes ask each other, `changes` answers those who ask for this catalog's records. `turn`: to
-    collect garbage in the bucket, None where there is none. `syncing` with other regions, where this process does.
+    collect garbage in the bucket, None where there is none. `syncing` with other regions, where this process does;
+    `abroad`: whom of them it asks, and who of them may ask.
     """
 
     fleet: Fleet = field(default_factory=Alone)
@@ -60,6 +62,7 @@ class Joined:
     changes: Changes | None = None
     turn: Turn | None = None
     syncing: Syncing | None = None
+    abroad: Abroad | None = None
 
     @property
     def is_node(self) -> bool:
@@ -89,6 +92,8 @@ class Joined:
         """Let nobody wait for changes any more, and tell the fleet that this node ends."""
         if self.changes is not None:
             self.changes.end()
+        if self.abroad is not None:
+            self.abroad.drain()
         if self.node is not None:
             self.node.background.create_task(self.node.nodes.drain(), name="tell the fleet that this node drains")
 
@@ -102,12 +107,18 @@ async def joined(config: Config, store: Store, emit: Emit, role: Role) -> AsyncI
     """
     if config.store is None and role == "node":  # a command that was not told of the store leaves its queue alone
         await store.catalog.aim(None)
-    if config.redis is None and config.store is None:
-        yield Joined()
-        return
-    from entrepot.fleet import taking_part
+    async with AsyncExitStack() as stack:
+        part = Joined()
+        if config.redis is not None or config.store is not None:
+            from entrepot.fleet import taking_part
 
-    async with taking_part(config, store, emit, role) as part:
+            part = await stack.enter_async_context(taking_part(config, store, emit, role))
+        if config.peers or config.grants:
+            from entrepot.regions import going_abroad, share_mesh
+
+            if role == "node":
+                await share_mesh(config, store)
+            part.abroad = await stack.enter_async_context(going_abroad(config, store, emit))
         yield part
 
 

@@ -12,6 +12,7 @@ from entrepot.config import Config, ConfigError, check_files
 
 Load = Callable[[], Config]
 FIXED = (
+    *("peers", "grants"),
     *("data", "listen", "admin", "workers", "region", "tls", "drain_timeout"),
     *(
         "redis",

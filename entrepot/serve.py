@@ -79,6 +79,10 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
         keep_start()
         running.state = "ready"
         stack.callback(_drains, running)
+        if config.peers:
+            from entrepot.syncing import syncing
+
+            await stack.enter_async_context(syncing(running, emit))
         warm = await stack.enter_async_context(AsyncExitStack())
         await warm.enter_async_context(warming(running))
         log.info("serving", extra={"listen": running.listen_addresses, "data": str(config.data)})
