@@ -18,6 +18,7 @@ NO_PEER = (
     "no other region is configured: add a [[peer]] with name, url and token_file to the configuration "
     "(deploy/regions.toml shows one), and a [[grant]] over there"
 )
+NOT_YET = "the mirror is starting or ending, and does not sync now; ask again in a moment"
 
 
 class Syncing(Protocol):

@@ -302,7 +302,7 @@ class PeerStanding:
 class PeerFailed:
     """Another region could not be asked for records.
 
-    reason: unreachable | refused (token, certificate, grant) | unreadable | store | other.
+    reason: unreachable | refused (token, certificate, grant) | unreadable | same-catalog | store | other.
     """
 
     peer: str
@@ -359,7 +359,7 @@ class ImageFailed:
 class RegionAnswered:
     """A question of another region was answered.
 
-    kind: changes | ranges | tag | manifest | blob | other. bytes: of the answer's body.
+    kind: ping | changes | ranges | tag | manifest | blob | other. bytes: of the answer's body.
     """
 
     kind: str

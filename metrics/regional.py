@@ -61,7 +61,7 @@ RECONCILE_BYTES = Metric("entrepot_peer_reconcile_bytes_total", "counter", "Byte
 LINK_FAILURES = Metric(
     "entrepot_peer_failures_total",
     "counter",
-    "Questions for records that failed: unreachable, refused, unreadable, store, other.",
+    "Questions for records that failed: unreachable, refused, unreadable, same-catalog, store, other.",
     ("peer", "reason"),
 )
 IMAGES_SYNCED = Metric("entrepot_peer_images_total", "counter", "Images brought here from the region.", ("peer",))

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from entrepot.answers import answer, read_body
 from entrepot.lines import Lines, stream
-from entrepot.syncasking import NO_PEER, Outcome, Progressed, Question, SyncFailed, outcome, refused
+from entrepot.syncasking import NOT_YET, Outcome, Progressed, Question, SyncFailed, outcome, refused
 from entrepot.view import VIEW
 from entrepot.views import RegionsView, regions_of
 from entrepot.wording import words_of
@@ -49,8 +49,10 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     async def work(lines: Lines) -> Outcome:
         syncing = view.part.syncing
         refusal = refused(view.config, question.peers)
-        if refusal is not None or syncing is None:
-            return refusal or SyncFailed(NO_PEER, usage=True)
+        if refusal is not None:
+            return refusal
+        if syncing is None:
+            return SyncFailed(NOT_YET)
 
         def tell(progressed: Progressed) -> None:
             lines.put(progressed, about="progress")

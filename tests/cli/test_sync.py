@@ -129,6 +129,13 @@ async def test_what_fails_in_the_mirror_ends_with_1_and_its_words(running: Mirro
     assert "secret" not in result.output
 
 
+async def test_a_mirror_that_starts_is_not_taken_for_one_without_peers(running: Mirror) -> None:
+    running.part.syncing = None
+    result = await entrepot(running, "sync", "status")
+    assert result.exit_code == 1
+    assert "starting or ending" in result.stderr
+
+
 async def test_progress_is_streamed_before_the_end(running: Mirror, syncing: FakeSyncing) -> None:
     progress = Progress(images=1, total_images=2, bytes=1024, total_bytes=4096, rate=512.0, seconds_left=6.0)
     syncing.progress = [progress]
