@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 
 import msgspec
@@ -75,6 +76,9 @@ def _of_mirror(mirror: RunningMirror, question: Question, shown: Meter) -> Outco
 async def _alone(config: Config, question: Question, shown: Meter) -> Outcome:
     from entrepot.syncing import syncing_alone
 
+    # What a mirror's log would say besides, the answer says here.
+    for name in ("proxy", "sync"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         async with syncing_alone(config) as syncing:
             return await outcome(question, syncing, lambda progressed: _show(shown, progressed.progress))
