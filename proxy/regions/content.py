@@ -23,6 +23,7 @@ from proxy.upstream.stream import ResponseStream
 if TYPE_CHECKING:
     from proxy.regions.peer import PeerClient
 
+HEADERS_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 
 
@@ -56,6 +57,7 @@ class PeerSource:
     def __init__(self, client: PeerClient, *, start: bool) -> None:
         self.name = client.name
         self._client = client
+        self._start = start
         self._headers: dict[str, str] = {} if start else {"Cache-Control": HELD_ONLY}
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> PeerStream:
@@ -63,7 +65,7 @@ class PeerSource:
         headers = self._headers if span is None else {**self._headers, "Range": f"bytes={span}"}
         target = content_target(Wanted("blob", repository, digest))
         try:
-            response = await self._client.request("GET", target, headers)
+            response = await self._client.request("GET", target, headers, self._seconds)
         except NotFound as error:
             raise BlobUnknown(error.message) from None
         try:
@@ -80,12 +82,16 @@ class PeerSource:
         """Return the verified manifest. Raises ManifestUnknown, GatewayTimeout, Transient, BadContent."""
         target = content_target(Wanted("manifest", repository, digest))
         try:
-            response = await self._client.request("GET", target, self._headers)
+            response = await self._client.request("GET", target, self._headers, self._seconds)
         except NotFound as error:
             raise ManifestUnknown(error.message) from None
         body = await self._client.read(response, MAX_MANIFEST, self._client.took)
         self._client.tell()
         return await checked_manifest(f"region {self.name}", digest, body, says_of(response))
+
+    @property
+    def _seconds(self) -> float:
+        return HEADERS_SECONDS if self._start else self._client.patience
 
 
 def says_of(response: aiohttp.ClientResponse) -> Says:

@@ -35,7 +35,7 @@ from proxy.oci.errors import (
 )
 from proxy.oci.names import Repository, Tag
 from proxy.regions.budget import Budget
-from proxy.regions.content import IDLE_SECONDS, PeerSource, says_of
+from proxy.regions.content import HEADERS_SECONDS, IDLE_SECONDS, PeerSource, says_of
 from proxy.regions.credentials import Credentials, LinkFileError, LinkFiles
 from proxy.regions.protocol import HELD_ONLY, MSGPACK, PING, decode_tag, tag_target, via
 from proxy.regions.scope import Scope
@@ -43,7 +43,7 @@ from proxy.upstream.answers import own_words
 from proxy.upstream.transport import give_up, reason_of
 
 CONNECT_SECONDS = 5.0
-HEADERS_SECONDS = 10.0
+HELD_SECONDS = (1.0, 3.0)
 PING_SECONDS = 5.0
 KEPT_SECONDS = 15.0
 WORDS_SECONDS = 2.0
@@ -54,6 +54,7 @@ TOLD_BYTES = 1 << 20
 _MOST_WORDS = 16 << 10
 _READ_BUFFER = 1 << 17
 _RTT_WEIGHT = 0.3
+_PATIENT_RTTS = 5
 _NONE: Mapping[str, str] = MappingProxyType({})
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,11 @@ class PeerClient:
     def available(self) -> bool:
         """It is not left alone now."""
         return not self._breaker.is_open
+
+    @property
+    def patience(self) -> float:
+        """Seconds within which it says what it has stored: a client may be waiting, and others can be asked."""
+        return min(HELD_SECONDS[1], max(HELD_SECONDS[0], _PATIENT_RTTS * (self.rtt or 0.0)))
 
     @property
     def problem(self) -> str | None:
