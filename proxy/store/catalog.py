@@ -17,10 +17,10 @@ from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import ParsedManifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.store import changes, closure, eviction, feed, keeping, queries, uploading, wanted
+from proxy.store import changes, closure, eviction, feed, keeping, merging, queries, roots, uploading, wanted
 from proxy.store.coherence import Coherence
 from proxy.store.disk import Disk
-from proxy.store.exchanged import Page
+from proxy.store.exchanged import MembershipChange, Page, TagChange
 from proxy.store.opening import RESCAN, attach_catalog, open_catalog
 from proxy.store.published import Published
 from proxy.store.readers import Readers
@@ -51,14 +51,16 @@ class Catalog(Reading):
         self.queued = asyncio.Event()
 
     @classmethod
-    async def open(cls, path: Path, disk: Disk, coherence: Coherence | None = None) -> Self:
+    async def open(cls, path: Path, disk: Disk, coherence: Coherence | None = None, region: str = "local") -> Self:
         """Open or create the catalog at `path`, replacing one that is damaged; `coherence` is shared by processes.
 
-        Raises CatalogError, CatalogTooNew.
+        region: whose the observations are that are written here. Raises CatalogError, CatalogTooNew.
         """
-        catalog = await cls._over(path, lambda: open_catalog(path, disk), coherence or Coherence())
+        catalog = await cls._over(path, lambda: open_catalog(path, disk), coherence or Coherence(), region)
         try:
             mark = await catalog._readers.row(queries.META, (RESCAN,))
+            while await catalog._writer.write(roots.go_on):
+                pass
         except BaseException:
             await catalog.aclose()
             raise
@@ -66,16 +68,18 @@ class Catalog(Reading):
         return catalog
 
     @classmethod
-    async def attach(cls, path: Path, coherence: Coherence) -> Self:
+    async def attach(cls, path: Path, coherence: Coherence, region: str = "local") -> Self:
         """Open the catalog that another process has opened, who alone may replace it. Raises as `open`."""
-        return await cls._over(path, lambda: attach_catalog(path), coherence)
+        return await cls._over(path, lambda: attach_catalog(path), coherence, region)
 
     @classmethod
-    async def _over(cls, path: Path, connect: Callable[[], sqlite3.Connection], coherence: Coherence) -> Self:
+    async def _over(
+        cls, path: Path, connect: Callable[[], sqlite3.Connection], coherence: Coherence, region: str
+    ) -> Self:
         readers = Readers(path)
         try:
             published = Published(coherence)
-            writer = Writer(await readers.call(connect), published.tell)
+            writer = Writer(await readers.call(connect), published.tell, region)
             writer.start()
             return cls(writer, readers, coherence, published)
         except BaseException:
@@ -86,6 +90,21 @@ class Catalog(Reading):
     def epoch(self) -> str:
         """What names this catalog for the change feed: another value means another history."""
         return self._writer.epoch
+
+    @property
+    def region(self) -> str:
+        """Whose the observations are that are written here."""
+        return self._writer.region
+
+    @property
+    def mesh(self) -> bytes:
+        """The key of the hashes that regions compare. A secret: for those who have a grant."""
+        return self._writer.mesh
+
+    async def rekey(self, mesh: bytes) -> None:
+        """Take another mesh key (1 to 64 bytes), as all nodes of a fleet have the same; before anybody compares."""
+        while await self._writer.write(lambda transaction: roots.rekey(transaction, mesh)):
+            pass
 
     @property
     def damaged(self) -> str | None:
@@ -174,6 +193,8 @@ class Catalog(Reading):
             closure.record_blob(
                 transaction, digest, size=size, parsed=parsed, public=public, now=now, changed=self._forget_blobs
             )
+            if parsed is not None:
+                changes.mark_roots(transaction, digest)
             if membership is not None:
                 changes.prove(transaction, membership[0], digest, membership[1], now)
             if generation is not None:
@@ -275,7 +296,7 @@ class Catalog(Reading):
         def forget(removal: keeping.Removal, named: list[str]) -> None:
             for tag in removal.tags:
                 self._forget_tag(repository, Tag(tag))
-            if len(named) > feed.MOST_NAMED:
+            if len(named) > merging.MOST_NAMED:
                 self._coherence.all_changed()
                 return
             for digest in removal.digests:
@@ -317,6 +338,27 @@ class Catalog(Reading):
             merged = feed.merge(transaction, page, repositories, start, node, now, hold)
             if merged.void_tags or merged.void_members:
                 transaction.on_commit(lambda: self._forget_merged(merged))
+            return merged
+
+        return await self._writer.write(operation)
+
+    async def apply(
+        self,
+        repository: Repository,
+        changes: Sequence[TagChange | MembershipChange],
+        also: Callable[[Transaction], None] | None = None,
+    ) -> feed.Merged:
+        """Take over records of one repository that another region told, and do `also`, in one transaction.
+
+        Raises Pinned: a removal of what is kept here; nothing is written then. Further as `merging.apply`.
+        """
+        now = time.time()
+
+        def operation(transaction: Transaction) -> feed.Merged:
+            merged = merging.apply(transaction, repository, changes, now)
+            if also is not None:
+                also(transaction)
+            transaction.on_commit(lambda: self._forget_merged(merged))
             return merged
 
         return await self._writer.write(operation)

@@ -5,10 +5,13 @@ What makes manifests whole is in `closure`.
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
+
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository, Tag
-from proxy.store import eviction
+from proxy.store import eviction, tagrows, tagstate
 from proxy.store.errors import NoRoom
 from proxy.store.records import Proof
 from proxy.store.touches import Checks, Uses
@@ -16,37 +19,34 @@ from proxy.store.writer import Transaction
 
 LATE_SECONDS = 60.0
 
+ROOT = """
+    SELECT coalesce((SELECT max(subject) FROM referrer WHERE digest = :digest),
+        CASE WHEN NOT EXISTS (SELECT 1 FROM edge WHERE child = :digest) THEN '' END)
+    FROM blob WHERE digest = :digest AND media_type IS NOT NULL
+"""
+UNMARKED = """
+    SELECT repository FROM membership INDEXED BY membership_digest WHERE digest = ? AND root IS NULL AND NOT removed
+"""
+STATEMENTS = (ROOT, UNMARKED)
+
 
 def put_tag(transaction: Transaction, repository: Repository, tag: Tag, descriptor: Descriptor, now: float) -> bool:
-    """Point a tag at a digest; True when it did not point there before. Only then is anything stamped."""
+    """Point a tag at a digest; True when it did not point there before. Only then is anything stamped.
+
+    Whoever sees a digest again that the tag had before says so (see `tagstate`).
+    """
     row = transaction.repository(repository)
-    connection = transaction.connection
-    known = connection.execute("SELECT digest FROM tag WHERE repository = ? AND name = ?", (row, tag)).fetchone()
-    if known is not None and known[0] == descriptor.digest:
-        connection.execute(
+    known = tagrows.read(transaction.connection, row, tag)
+    if known is not None and known.state[0].digest == descriptor.digest:
+        transaction.connection.execute(
             "UPDATE tag SET checked_at = ?, denied_at = NULL, pending = NULL, pending_at = NULL "
             "WHERE repository = ? AND name = ?",
             (now, row, tag),
         )
         return False
-    connection.execute(
-        "INSERT INTO tag (repository, name, digest, media_type, size, version, origin, observed_at, checked_at, seq) "
-        "VALUES (?, ?, ?, ?, ?, ?, '', ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest, "
-        "media_type = excluded.media_type, size = excluded.size, version = excluded.version, "
-        "origin = excluded.origin, observed_at = excluded.observed_at, checked_at = excluded.checked_at, "
-        "seq = excluded.seq, denied_at = NULL, pending = NULL, pending_at = NULL",
-        (
-            row,
-            tag,
-            descriptor.digest,
-            descriptor.media_type,
-            descriptor.size,
-            transaction.version(now),
-            now,
-            now,
-            transaction.publish(),
-        ),
-    )
+    version = transaction.version(now)
+    state = tagstate.observe(known.state if known else None, descriptor, version, transaction.region, now)
+    tagrows.put_seen(transaction, row, tag, state, now)
     return True
 
 
@@ -70,18 +70,47 @@ def deny_tag(transaction: Transaction, repository: Repository, tag: Tag, now: fl
 
 
 def prove(transaction: Transaction, repository: Repository, digest: Digest, proof: Proof, now: float) -> None:
-    """Record a membership; the first proof stays. What was removed is proven anew."""
+    """Record a membership; the first proof stays. What was removed is proven anew.
+
+    A manifest that is known and that nothing names, or that refers to a subject, is a root, and stays one.
+    """
     row, connection = transaction.repository(repository), transaction.connection
-    known = connection.execute("SELECT removed FROM membership WHERE repository = ? AND digest = ?", (row, digest))
+    known = connection.execute(
+        "SELECT removed, root FROM membership WHERE repository = ? AND digest = ?", (row, digest)
+    )
     found = known.fetchone()
     if found is not None and not found[0]:
+        if found[1] is None:
+            _mark_roots(transaction, digest, [row])
         return
+    root = _root_of(connection, digest)
     connection.execute(
-        "INSERT INTO membership (repository, digest, proof, proved_at, version, seq) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET proof = excluded.proof, proved_at = excluded.proved_at, "
-        "version = excluded.version, removed = 0, seq = excluded.seq",
-        (row, digest, proof, now, transaction.version(now), transaction.publish()),
+        "INSERT INTO membership (repository, digest, proof, proved_at, version, root, seq) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET proof = excluded.proof, proved_at = excluded.proved_at, "
+        "version = excluded.version, removed = 0, root = coalesce(root, excluded.root), seq = excluded.seq",
+        (row, digest, proof, now, transaction.version(now), root, transaction.publish()),
     )
+
+
+def mark_roots(transaction: Transaction, digest: Digest) -> None:
+    """Make a manifest that has become known a root in the repositories that were proven to contain it before."""
+    rows = [row for (row,) in transaction.connection.execute(UNMARKED, (digest,))]
+    if rows:
+        _mark_roots(transaction, digest, rows)
+
+
+def _mark_roots(transaction: Transaction, digest: Digest, rows: Sequence[int]) -> None:
+    root = _root_of(transaction.connection, digest)
+    if root is not None:
+        transaction.connection.executemany(
+            "UPDATE membership SET root = ?, seq = ? WHERE repository = ? AND digest = ?",
+            [(root, transaction.publish(), row, digest) for row in rows],
+        )
+
+
+def _root_of(connection: sqlite3.Connection, digest: Digest) -> str | None:
+    found = connection.execute(ROOT, {"digest": digest}).fetchone()
+    return None if found is None else found[0]
 
 
 def add_intent(

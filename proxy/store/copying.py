@@ -15,20 +15,20 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from proxy.store.exchanged import Change, Page, TagChange
-from proxy.store.feed import POSITION, membership_change, pin_change
+from proxy.store.exchanged import Change, Page
+from proxy.store.feed import POSITION, membership_change, pin_change, tag_change
 
 BEGIN = "m:0:"
 """The place where a copy begins."""
 
 MEMBERSHIPS = """
-    SELECT membership.repository, digest, seq, upstream, path, digest, version, removed, proof, proved_at
+    SELECT membership.repository, digest, seq, upstream, path, digest, version, removed, proof, proved_at, root
     FROM membership INDEXED BY membership_digest CROSS JOIN repository ON repository.id = membership.repository
     WHERE (digest, repository) > (:key, :repository) ORDER BY digest, repository LIMIT :limit
 """
 TAGS = """
     SELECT tag.repository, name, seq, upstream, path, name, version, digest, media_type, size, origin, observed_at,
-        checked_at
+        checked_at, generation, base, others
     FROM tag CROSS JOIN repository ON repository.id = tag.repository
     WHERE (repository, name) > (:repository, :key) ORDER BY repository, name LIMIT :limit
 """
@@ -41,7 +41,7 @@ STATEMENTS = (MEMBERSHIPS, TAGS, PINS)
 _PLACE = re.compile(r"([mtp]):(\d{1,18}):([a-zA-Z0-9._:-]{0,255})")
 _KINDS: dict[str, tuple[str, Callable[..., Change], str]] = {
     "m": (MEMBERSHIPS, membership_change, "t:0:"),
-    "t": (TAGS, TagChange, "p:0:"),
+    "t": (TAGS, tag_change, "p:0:"),
     "p": (PINS, pin_change, ""),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class StoreError(OSError):
     """The store cannot do what was asked; the message says what happened and what to do next.
@@ -40,6 +42,14 @@ class TooLarge(StoreError):
     def __init__(self, message: str, size: int) -> None:
         super().__init__(message)
         self.size = size
+
+
+class Pinned(StoreError):
+    """What another region removed is kept here by `pins`, references of its repository."""
+
+    def __init__(self, message: str, pins: Sequence[str]) -> None:
+        super().__init__(message)
+        self.pins = tuple(pins)
 
 
 class CommitRefused(StoreError):

@@ -3,11 +3,14 @@
 What a repository says is exchanged: its tags, what it is proven to contain, its pins, and the tombstones of these
 three. Bytes, manifests and what is present stay each catalog's own: they are fetched when they are asked for.
 
-Every record carries a version, a hybrid logical clock. Of two records with the same key the greater one prevails, in
-one total order: by version, then by what they say. So merging is commutative, associative and idempotent, draws no
-version, and catalogs that have seen the same records in whatever order are alike. Equal digests of different versions
-are no exception: if they took the lower version, then X of 1, Y of 2 and X of 3 would end as X or as Y by the order in
-which they met, and two catalogs that met them differently would stay apart for ever.
+Every record carries a version, a hybrid logical clock. Of two memberships or pins of one key the greater prevails, in
+one total order: by version, then the addition. So merging is commutative, associative and idempotent, draws no version,
+and catalogs that have seen the same records in whatever order are alike.
+
+Of two records that call a tag the same digest the lower version counts: who saw it late must not beat what replaced it
+meanwhile. A tag that kept its present record alone could not do so: X of 1, Y of 2 and X of 3 would end as X or as Y by
+the order in which they met. So a record also tells what else the tag was said to be (`others`), the versions are
+compared digest by digest, and the three end as Y wherever they meet (`tagstate`).
 
 The proof of a membership, and when it was proven or pinned, are evidence of whoever noted it first, and not compared.
 """
@@ -49,7 +52,11 @@ class Past(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class TagChange(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False):
-    """A tag; `digest` None is a tombstone. `at`: the number of its repository in the page. As `TagRecord`."""
+    """A tag; `digest` None is a tombstone. `at`: the number of its repository in the page. As `TagRecord`.
+
+    generation: how often its digest came back after another had replaced it. base: the version of what its author saw
+    replaced, 0 for nothing. others: what it was said to be besides, the newest first, no digest twice.
+    """
 
     seq: _Number
     at: _Number
@@ -65,13 +72,13 @@ class TagChange(msgspec.Struct, frozen=True, array_like=True, tag="t", gc=False)
     base: _Number = 0
     others: Annotated[tuple[Past, ...], msgspec.Meta(max_length=16)] = ()
 
-    @property
-    def rank(self) -> tuple[int, str]:
-        return self.version, self.digest or ""
-
 
 class MembershipChange(msgspec.Struct, frozen=True, array_like=True, tag="m", gc=False):
-    """A repository contains a digest, or, `removed`, nobody may conclude so from what was proven before."""
+    """A repository contains a digest, or, `removed`, nobody may conclude so from what was proven before.
+
+    root: regions compare it, as it is a manifest that nothing named when it was proven (""), or that refers to this
+    subject. None: they do not; of two records of one key the greater root counts, whatever their versions.
+    """
 
     seq: _Number
     at: _Number

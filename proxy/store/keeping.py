@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from proxy.oci.digest import Digest
 from proxy.oci.names import Reference, Repository, Tag
+from proxy.store import tagrows, tagstate
 from proxy.store.writer import Transaction
 
 _ROW = "(SELECT id FROM repository WHERE upstream = ? AND path = ?)"
@@ -101,7 +102,7 @@ def remove(
     if pins:
         return Removal(pins)
     tags = _bury(transaction, row, [name for (name,) in connection.execute(TAGS_OF_DIGEST, about)], now)
-    gone, named = _disown(transaction, row, reference, now)
+    gone, named = disown(transaction, row, reference, now)
     unowned = [digest for digest in gone if connection.execute(OWNER, (digest,)).fetchone() is None]
     removal = Removal(tags=tags, digests=tuple(gone), unowned=tuple(unowned))
     transaction.on_commit(lambda: forget(removal, named))
@@ -112,19 +113,19 @@ def _bury(transaction: Transaction, row: int, names: list[str], now: float) -> t
     """Make tombstones: no digest, a version of their own, so that every region hears of it."""
     buried = []
     for name in names:
-        cursor = transaction.connection.execute(
-            "UPDATE tag SET digest = NULL, media_type = NULL, size = NULL, version = ?, origin = '', observed_at = ?, "
-            "checked_at = ?, denied_at = NULL, pending = NULL, pending_at = NULL, seq = ? "
-            "WHERE repository = ? AND name = ? AND digest IS NOT NULL",
-            (transaction.version(now), now, now, transaction.publish(), row, name),
-        )
-        if cursor.rowcount:
+        known = tagrows.read(transaction.connection, row, name)
+        if known is not None and known.state[0].digest is not None:
+            state = tagstate.observe(known.state, None, transaction.version(now), transaction.region, now)
+            tagrows.put_seen(transaction, row, name, state, now)
             buried.append(name)
     return tuple(buried)
 
 
-def _disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple[list[str], list[str]]:
-    """Bury the memberships of `top` and, below it, of what no other member names; return them, and all they named."""
+def disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple[list[str], list[str]]:
+    """Bury the memberships of `top` and, below it, of what no other member names; return them, and all they named.
+
+    `top` may be buried already.
+    """
     connection = transaction.connection
     gone: list[str] = []
     named: list[str] = []

@@ -5,8 +5,13 @@ from __future__ import annotations
 _REPOSITORY = "(SELECT id FROM repository WHERE upstream = ? AND path = ?)"
 
 TAG = f"""
-    SELECT digest, media_type, size, version, origin, observed_at, checked_at, denied_at, pending, pending_at
+    SELECT digest, media_type, size, version, origin, observed_at, checked_at, denied_at, pending, pending_at,
+        others
     FROM tag WHERE repository = {_REPOSITORY} AND name = ? AND digest IS NOT NULL
+"""
+TAG_CHANGE = f"""
+    SELECT 0, 0, name, version, digest, media_type, size, origin, observed_at, checked_at, generation, base, others
+    FROM tag WHERE repository = {_REPOSITORY} AND name = ?
 """
 TAGS = f"""
     SELECT name FROM tag
@@ -57,4 +62,4 @@ SHELF = "SELECT digest, size FROM blob WHERE digest >= ? AND digest < ? AND pres
 META = "SELECT value FROM meta WHERE key = ?"
 TOTALS = "SELECT blobs, bytes, manifests, repositories, tags FROM counter"
 
-SERVING = (TAG, TAGS, REFERRERS, MEMBERSHIP, NAMED_IN, BLOB, EXPECTED_SIZE, CHILDREN, INTENTS_OF)
+SERVING = (TAG, TAG_CHANGE, TAGS, REFERRERS, MEMBERSHIP, NAMED_IN, BLOB, EXPECTED_SIZE, CHILDREN, INTENTS_OF)

@@ -16,12 +16,14 @@ from proxy.oci.digest import Digest
 from proxy.oci.manifests import Child
 from proxy.oci.names import Repository, Tag
 from proxy.oci.platforms import Platform
-from proxy.store import changes, eviction, queries
+from proxy.store import changes, conflicting, eviction, feed, queries
 from proxy.store.coherence import Coherence
 from proxy.store.evict import Usage
+from proxy.store.exchanged import TagChange
 from proxy.store.lru import Lru
 from proxy.store.readers import Readers
-from proxy.store.records import BlobRecord, Intent, TagRecord
+from proxy.store.records import BlobRecord, Conflict, Intent, TagRecord
+from proxy.store.tagstate import read_others
 
 CACHED = 50_000
 MOST_REFERRERS = 1000
@@ -60,15 +62,28 @@ class Reading:
             row = await self._readers.row(queries.TAG, (*repository, tag))
             if row is None:
                 return None
-            digest, media_type, size, version, origin, observed_at, checked_at, denied_at, pending, pending_at = row
+            digest, media_type, size, version, origin, observed_at, checked_at, denied_at, *rest = row
+            pending, pending_at, others = rest
             noted = self._last_check(repository, tag)
             if noted is not None and not changes.is_late(noted, checked_at):
                 checked_at = noted
             descriptor = Descriptor(media_type, Digest(digest), size)
             held = Digest(pending) if pending else None
-            return TagRecord(descriptor, version, origin, observed_at, checked_at, denied_at, held, pending_at or 0.0)
+            past = tuple(Digest(entry.digest) for entry in read_others(others) if entry.digest)
+            return TagRecord(
+                descriptor, version, origin, observed_at, checked_at, denied_at, held, pending_at or 0.0, past
+            )
 
         return await _cached(self._tags, (repository, tag), read)
+
+    async def tag_change(self, repository: Repository, tag: Tag) -> TagChange | None:
+        """Return a tag's record as it is exchanged, a tombstone's too; `seq` and `at` are 0. Not cached."""
+        row = await self._readers.row(queries.TAG_CHANGE, (*repository, tag))
+        return None if row is None else feed.tag_change(*row)
+
+    async def conflicts(self, limit: int) -> list[Conflict]:
+        """Return up to `limit` tags that regions moved without knowing of each other, the newest first."""
+        return await self._readers.run(lambda connection: conflicting.read_conflicts(connection, limit))
 
     async def list_tags(self, repository: Repository, after: str | None, limit: int, since: float = 0.0) -> list[Tag]:
         """Return up to `limit` tags after `after` in ASCII order (P11), none gone or last confirmed before `since`."""

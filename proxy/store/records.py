@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.names import Repository
+from proxy.oci.names import Repository, Tag
 
 
 class Proof(enum.StrEnum):
@@ -25,8 +25,9 @@ class TagRecord:
 
     version: hybrid logical clock, changes only when the digest does. observed_at: when this digest was first
     seen there, checked_at: when it was last confirmed, denied_at: when it was last refused, by 401, 403 or 404; all in
-    seconds since the epoch. origin: the region that observed it, empty for this one. pending: the digest that the
-    upstream has there since `pending_at`, and that has not matured yet (cooldown).
+    seconds since the epoch. origin: the region that observed it, empty where that was before regions had names.
+    pending: the digest that the upstream has there since `pending_at`, and that has not matured yet (cooldown). past:
+    other digests that it was said to be lately, the newest first.
     """
 
     descriptor: Descriptor
@@ -37,6 +38,7 @@ class TagRecord:
     denied_at: float | None = None
     pending: Digest | None = None
     pending_at: float = 0.0
+    past: tuple[Digest, ...] = ()
 
     @property
     def gone(self) -> bool:
@@ -46,6 +48,23 @@ class TagRecord:
     @property
     def digest(self) -> Digest:
         return self.descriptor.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two regions moved a tag without knowing of each other: what lost, by which region, and what won.
+
+    A digest of None: the region had removed the tag. found_at: seconds since the epoch.
+    """
+
+    repository: Repository
+    tag: Tag
+    digest: Digest | None
+    version: int
+    origin: str
+    winner: Digest | None
+    winner_origin: str
+    found_at: float
 
 
 @dataclass(frozen=True, slots=True)

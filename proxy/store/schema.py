@@ -8,10 +8,12 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
                 as it refers to them, are its subject: what nobody holds is a root that may be evicted
     edge        a manifest names a child; once per pair, required if any mention is
     referrer    a manifest has a subject
-    membership  a repository is proven to contain a digest (P43); `removed`: a tombstone, which proves nothing
+    membership  a repository is proven to contain a digest (P43); `removed`: a tombstone, which proves nothing; `root`:
+                regions compare it, as nothing named it when it was proven ('') or as it refers to that subject
     tag         a digest of NULL is a tombstone; `denied_at`, when this node's upstream last said that there is none,
                 and `pending`, the digest that this node saw there at `pending_at` and does not serve yet, are nobody
-                else's business: they change no digest and are not stamped
+                else's business: they change no digest and are not stamped; `others`, what else it was said to be (see
+                `tagstate`)
     pin         kept from eviction; `removed`: a tombstone, which keeps nothing
     intent      an attempt at a blob; written before its spool exists; `reserved` bytes of the quota are kept for it
     trash       a digest that was evicted and whose file may still be in its place after a power loss
@@ -27,11 +29,11 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     pending     what a peer said and this catalog does not say yet: an image to be fetched before its tag may move, a
                 removal that waits, a version from a clock ahead; `record` as on the wire, `error` why it was not done,
                 `kind` one of `remote`'s
-    conflict    the loser of two records that did not know of each other, and who won
+    conflict    the loser of two entries of a tag that did not know of each other, and who won; `''` is a removal
     meta        epoch, seq, clock, mesh
 
-What is written below as tables is version 1; each later version is a step from the one before. A new catalog takes
-all steps, so that it cannot differ from one that was migrated.
+What is written below as tables is version 1; each later version is a step from the one before (`steps`). A new catalog
+takes all steps, so that it cannot differ from one that was migrated.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ import secrets
 import sqlite3
 from pathlib import Path
 
+from proxy.store import roots
 from proxy.store.errors import CatalogTooNew
+from proxy.store.steps import STEPS
 
 VERSION = 5
 WRITER_CACHE_KIB = 32 * 1024
@@ -163,117 +167,6 @@ CREATE TRIGGER tag_changed AFTER UPDATE OF digest ON tag BEGIN
 END;
 """
 
-_HOLDERS = """
-    (SELECT count(*) FROM edge CROSS JOIN blob AS parent ON parent.digest = edge.parent
-        WHERE edge.child = blob.digest AND parent.present)
-    + (SELECT count(*) FROM referrer CROSS JOIN blob AS subject ON subject.digest = referrer.subject
-        WHERE referrer.digest = blob.digest AND subject.present)
-"""
-_EVICTION = (
-    "ALTER TABLE blob ADD COLUMN holders INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE intent ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0",
-    "UPDATE intent SET reserved = coalesce(size, 0)",
-    "CREATE TABLE trash (digest TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (digest, number)) WITHOUT ROWID",
-    "CREATE INDEX referrer_digest ON referrer (digest)",
-    "CREATE INDEX pin_reference ON pin (reference)",
-    f"UPDATE blob SET holders = {_HOLDERS}",
-    "DROP INDEX blob_last_use",
-    "CREATE INDEX blob_idle ON blob (last_use) WHERE present AND holders = 0",
-    f"""
-    CREATE TRIGGER blob_held AFTER INSERT ON blob BEGIN
-        UPDATE blob SET holders = {_HOLDERS} WHERE digest = new.digest;
-        UPDATE blob SET holders = holders + new.present
-            WHERE digest IN (SELECT digest FROM referrer WHERE subject = new.digest);
-    END
-    """,
-    """
-    CREATE TRIGGER blob_holds AFTER UPDATE OF present ON blob WHEN new.present <> old.present BEGIN
-        UPDATE blob SET holders = holders + new.present - old.present
-            WHERE digest IN (SELECT child FROM edge WHERE parent = new.digest);
-        UPDATE blob SET holders = holders + new.present - old.present
-            WHERE digest IN (SELECT digest FROM referrer WHERE subject = new.digest);
-    END
-    """,
-    """
-    CREATE TRIGGER edge_holds AFTER INSERT ON edge BEGIN
-        UPDATE blob SET holders = holders + (SELECT present FROM blob WHERE digest = new.parent)
-            WHERE digest = new.child;
-    END
-    """,
-    f"""
-    CREATE TRIGGER subject_holds AFTER INSERT ON referrer BEGIN
-        UPDATE blob SET holders = {_HOLDERS} WHERE digest = new.digest;
-    END
-    """,
-)
-
-_FLEET = (
-    "ALTER TABLE membership ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE membership ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE pin ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE pin ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",
-    "CREATE TABLE cursor (epoch TEXT PRIMARY KEY, node TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL)",
-    "CREATE TABLE upload (digest TEXT PRIMARY KEY, since REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, "
-    "next_at REAL NOT NULL DEFAULT 0, held INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID",
-    "CREATE INDEX upload_next ON upload (next_at)",
-)
-
-_REGIONS = (
-    "ALTER TABLE tag ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE tag ADD COLUMN base INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE tag ADD COLUMN others BLOB",
-    "ALTER TABLE membership ADD COLUMN root TEXT",
-    "CREATE INDEX membership_root_seq ON membership (seq) WHERE root IS NOT NULL",
-    "CREATE TABLE peer (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, mesh BLOB)",
-    "CREATE TABLE position (peer INTEGER NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, "
-    "PRIMARY KEY (peer, epoch)) WITHOUT ROWID",
-    "CREATE TABLE root (peer INTEGER NOT NULL, place INTEGER NOT NULL, repository INTEGER NOT NULL, "
-    "mark INTEGER NOT NULL, key TEXT, PRIMARY KEY (peer, place)) WITHOUT ROWID",
-    "CREATE TABLE fingerprint (peer INTEGER NOT NULL, repository INTEGER NOT NULL, low INTEGER NOT NULL, "
-    "high INTEGER NOT NULL, records INTEGER NOT NULL, PRIMARY KEY (peer, repository)) WITHOUT ROWID",
-    "CREATE TABLE pending (peer INTEGER NOT NULL, place INTEGER NOT NULL, repository INTEGER NOT NULL, "
-    "key TEXT NOT NULL, kind INTEGER NOT NULL, record BLOB NOT NULL, since REAL NOT NULL, "
-    "tries INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, error TEXT, "
-    "PRIMARY KEY (peer, place)) WITHOUT ROWID",
-    "CREATE INDEX pending_next ON pending (peer, next_at)",
-    "CREATE INDEX pending_repository ON pending (peer, repository, next_at)",
-    "CREATE INDEX pending_kind ON pending (peer, kind, since, next_at)",
-    "CREATE TABLE conflict (repository INTEGER NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, "
-    "version INTEGER NOT NULL, origin TEXT NOT NULL, winner TEXT NOT NULL, winner_origin TEXT NOT NULL, "
-    "found_at REAL NOT NULL, PRIMARY KEY (repository, name, digest, version)) WITHOUT ROWID",
-    """
-    CREATE TRIGGER root_added AFTER INSERT ON root BEGIN
-        INSERT INTO fingerprint (peer, repository, low, high, records)
-            VALUES (new.peer, new.repository, new.mark & 0xffffffff, (new.mark >> 32) & 0xffffffff, 1)
-            ON CONFLICT DO UPDATE SET low = low + excluded.low, high = high + excluded.high, records = records + 1;
-    END
-    """,
-    """
-    CREATE TRIGGER root_changed AFTER UPDATE OF mark ON root BEGIN
-        UPDATE fingerprint SET low = low + (new.mark & 0xffffffff) - (old.mark & 0xffffffff),
-            high = high + ((new.mark >> 32) & 0xffffffff) - ((old.mark >> 32) & 0xffffffff)
-            WHERE peer = new.peer AND repository = new.repository;
-    END
-    """,
-    """
-    CREATE TRIGGER root_dropped AFTER DELETE ON root BEGIN
-        UPDATE fingerprint SET low = low - (old.mark & 0xffffffff), high = high - ((old.mark >> 32) & 0xffffffff),
-            records = records - 1 WHERE peer = old.peer AND repository = old.repository;
-    END
-    """,
-)
-
-_STEPS: dict[int, tuple[str, ...]] = {
-    2: (
-        "ALTER TABLE tag ADD COLUMN pending TEXT",
-        "ALTER TABLE tag ADD COLUMN pending_at REAL",
-    ),
-    3: _EVICTION,
-    4: _FLEET,
-    5: _REGIONS,
-}
-"""The statements that make each version out of the one before it."""
-
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the one connection that writes, creating the schema or bringing it up to date. Blocks.
@@ -288,6 +181,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+        roots.register(connection)
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             raise CatalogTooNew(
@@ -332,7 +226,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
     try:
         done = int(connection.execute("PRAGMA user_version").fetchone()[0])
         for version in range(done + 1, VERSION + 1):
-            for statement in _STEPS[version]:
+            for statement in STEPS[version]:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")

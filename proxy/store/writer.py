@@ -29,10 +29,14 @@ Operation = Callable[["Transaction"], T]
 
 
 class Transaction:
-    """What an operation may use: the connection, the counters, and `on_commit`. Belongs to the writer's thread."""
+    """What an operation may use: the connection, the counters, and `on_commit`. Belongs to the writer's thread.
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    region: whose observations are written. mesh: the key of the hashes that regions compare (see `roots`).
+    """
+
+    def __init__(self, connection: sqlite3.Connection, region: str = "local") -> None:
         self.connection = connection
+        self.region = region
         self.begin()
         self._repositories: dict[Repository, int] = {}
         self._callbacks: list[Callable[[], None]] = []
@@ -41,6 +45,7 @@ class Transaction:
         """Read the counters: another process may have written since the last transaction."""
         meta = dict(self.connection.execute("SELECT key, value FROM meta").fetchall())
         self.epoch = str(meta["epoch"])
+        self.mesh = bytes(meta["mesh"])
         self._seq = int(meta["seq"])
         self._clock = int(meta["clock"])
         self._saved = (self._seq, self._clock)
@@ -129,9 +134,10 @@ class Writer:
     published: called in the event loop after every commit of what other catalogs are told of.
     """
 
-    def __init__(self, connection: sqlite3.Connection, published: Callable[[], None]) -> None:
+    def __init__(self, connection: sqlite3.Connection, published: Callable[[], None], region: str) -> None:
+        self.region = region
         self._published = published
-        self._transaction = Transaction(connection)
+        self._transaction = Transaction(connection, region)
         self._connection = connection
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._room = asyncio.Semaphore(QUEUE)
@@ -147,6 +153,11 @@ class Writer:
     def epoch(self) -> str:
         """What names this catalog: drawn at random when it was made."""
         return self._transaction.epoch
+
+    @property
+    def mesh(self) -> bytes:
+        """The mesh key, as of the last transaction."""
+        return self._transaction.mesh
 
     async def write(self, operation: Operation[T]) -> T:
         """Run `operation` and return its result once it is durable. Whoever is cancelled here has still written.

@@ -37,7 +37,7 @@ async def test_a_tag_is_kept_with_when_and_what(catalog: Catalog) -> None:
     record = await catalog.tag(ALPINE, LATEST)
     assert record is not None
     assert record.descriptor == ONE
-    assert (record.observed_at, record.checked_at, record.origin) == (1000.0, 1000.0, "")
+    assert (record.observed_at, record.checked_at, record.origin) == (1000.0, 1000.0, "local")
     assert record.version >> 16 == 1000_000
     assert await catalog.tag(BUSYBOX, LATEST) is None  # P44
 

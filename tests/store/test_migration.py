@@ -9,7 +9,7 @@ import pytest
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.names import Tag
-from proxy.store import schema
+from proxy.store import schema, steps
 from proxy.store.catalog import Catalog
 from proxy.store.disk import Disk
 from tests.store.contents import ALPINE, TYPES, digest
@@ -74,7 +74,7 @@ def make_third(path: Path) -> None:
     make_first(path)
     connection = sqlite3.connect(path, isolation_level=None)
     for number in (2, 3):
-        for statement in schema._STEPS[number]:
+        for statement in steps.STEPS[number]:
             connection.execute(statement)
     connection.execute("PRAGMA user_version = 3")
     connection.execute("INSERT INTO membership VALUES (1, ?, 'fetched', 1000, 2)", (ONE.digest,))
@@ -101,7 +101,7 @@ def test_a_step_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path, monkeypa
     path = tmp_path / "catalog.sqlite"
     make_first(path)
     before = described(path)
-    monkeypatch.setattr(schema, "_STEPS", schema._STEPS | {2: (*schema._STEPS[2], "ALTER TABLE nowhere RENAME TO x")})
+    monkeypatch.setattr(schema, "STEPS", steps.STEPS | {2: (*steps.STEPS[2], "ALTER TABLE nowhere RENAME TO x")})
     with pytest.raises(sqlite3.OperationalError):
         schema.connect(path)
     assert version(path) == 1

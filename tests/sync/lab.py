@@ -141,5 +141,7 @@ async def reaches(node: Node, name: str) -> None:
 async def told(node: Node) -> set[tuple[object, ...]]:
     """Return all that a node tells, but for where it stands in its feed."""
     page = await node.catalog.read(lambda connection: read_page(connection, node.catalog.epoch, 0, 1000))
-    told = ((page.repositories[record.at], *msgspec.to_builtins(record)) for record in page.records)
-    return {(repository, kind, *says) for repository, kind, _, _, *says in told}
+    return {
+        (page.repositories[record.at], msgspec.json.encode(msgspec.structs.replace(record, seq=0, at=0)))
+        for record in page.records
+    }
