@@ -19,7 +19,7 @@ from proxy.oci.names import Repository, parse_path
 from proxy.store.copying import BEGIN, split
 from proxy.store.exchanged import Page, TagChange
 
-PROTOCOL = 1
+PROTOCOL = 2
 CHANGES = "/sync/v1/changes"
 MSGPACK = "application/msgpack"
 JSON = "application/json"
