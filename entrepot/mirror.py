@@ -116,7 +116,8 @@ async def rebuildable(
 
     Raises StoreBusy when another process has the data folder, CredentialError or OSError for what cannot be read.
     """
-    store = await (Store.attach(config.data) if role == "worker" else Store.open(config.data))
+    opening = Store.attach if role == "worker" else Store.open
+    store = await opening(config.data, region=config.region)
     making_room = AsyncExitStack()
     try:
         sweeper = await making_room.enter_async_context(sweeping(store, config.quota, emit))

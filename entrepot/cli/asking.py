@@ -56,7 +56,7 @@ async def _of_store(config: Config, question: Question, take: Callable[[Line], N
     from entrepot.asking import Surroundings, answers
     from proxy.store.store import Store
 
-    store = await Store.open(config.data)
+    store = await Store.open(config.data, region=config.region)
     try:
         async with aclosing(answers(question, Surroundings(store, config))) as pages:
             async for page in pages:

@@ -65,7 +65,7 @@ async def _in_process(config: Config, gone: list[Line], *, dry_run: bool, in_buc
     from proxy.oci.errors import RegistryError
     from proxy.store.store import Store
 
-    store = await Store.open(config.data)
+    store = await Store.open(config.data, region=config.region)
     try:
         if in_bucket:
             return await collect_bucket(config, store, ignore, None, gone.append, dry_run=dry_run)

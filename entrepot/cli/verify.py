@@ -57,7 +57,7 @@ async def _in_process(config: Config, follow: Callable[[Verified], None]) -> Ver
     from entrepot.verifying import verify as verify_store
     from proxy.store.store import Store
 
-    store = await Store.open(config.data)
+    store = await Store.open(config.data, region=config.region)
     try:
         return await verify_store(store, follow)
     finally:

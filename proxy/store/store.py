@@ -7,11 +7,9 @@ blobs enter is in `attempts`, what happens after a crash in `recovery`, the hash
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -31,20 +29,17 @@ from proxy.store.errors import StoreClosed
 from proxy.store.evict import UNSIZED, Volume
 from proxy.store.eviction import Order, Step
 from proxy.store.files import Files
+from proxy.store.opened import Opened
 from proxy.store.record import StateRecord
 from proxy.store.records import Intent, StoreStats, VerifyProgress, VerifyReport
 from proxy.store.recovery import recover
 from proxy.store.rescan import rescan
 from proxy.store.space import Space
 from proxy.store.spool import Spool
-from proxy.store.stored import StoredFile, Wrong, close_result, open_stored, read_stored
+from proxy.store.stored import StoredFile
 from proxy.store.tasks import Owned
 from proxy.store.trash import Trash, evict, recover_trash, settle
 from proxy.store.verify import Verification
-
-THREADS = 4
-
-_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -67,12 +62,14 @@ class Store:
         self._claims = Claims(files.layout)
         self._attempts = Attempts(files, catalog, interrupted)
         self._owned = Owned()
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="store-read")
+        self._opened = Opened(files, catalog, self._trash, self._owned)
         self._closed = False
 
     @classmethod
-    async def open(cls, root: Path, *, disk: Disk | None = None) -> Self:
+    async def open(cls, root: Path, *, disk: Disk | None = None, region: str = "local") -> Self:
         """Open or make the store in `root` and put right what the last run left.
+
+        region: whose the observations are that are written to its catalog.
 
         Raises:
             StoreBusy: another process owns it; the message names it.
@@ -84,7 +81,7 @@ class Store:
         try:
             await asyncio.to_thread(files.wait_for_attached)
             coherence = await asyncio.to_thread(files.make_coherence)
-            catalog = await Catalog.open(files.layout.catalog, files.disk, coherence)
+            catalog = await Catalog.open(files.layout.catalog, files.disk, coherence, region)
             try:
                 interrupted = await recover(files, catalog, time.time())
                 await recover_trash(Trash(files.layout, files.disk), catalog)
@@ -97,16 +94,16 @@ class Store:
             raise
 
     @classmethod
-    async def attach(cls, root: Path, *, disk: Disk | None = None) -> Self:
+    async def attach(cls, root: Path, *, disk: Disk | None = None, region: str = "local") -> Self:
         """Open the store in `root` beside the process that owns it, which must outlive this one's use of it.
 
-        Raises CatalogError, OSError.
+        region: as of `open`. Raises CatalogError, OSError.
         """
         files = Files(root, disk or Disk())
         lock = await asyncio.to_thread(files.attach)
         try:
             coherence = await asyncio.to_thread(files.share_coherence)
-            catalog = await Catalog.attach(files.layout.catalog, coherence)
+            catalog = await Catalog.attach(files.layout.catalog, coherence, region)
             return cls(files, catalog, coherence, lock, [])
         except BaseException:
             os.close(lock)
@@ -122,7 +119,7 @@ class Store:
         await self._owned.aclose()
         await self._attempts.aclose()
         await self.catalog.aclose()
-        await asyncio.to_thread(self._executor.shutdown)
+        await self._opened.aclose()
         self._claims.close()
         self._coherence.close()
         os.close(self._lock)
@@ -133,30 +130,12 @@ class Store:
         A file that is gone or of the wrong size is set aside and the catalog told, and None is returned.
         """
         self._require_open()
-        record = await self.catalog.blob(digest)
-        if record is None or not record.present:
-            return None
-        job = self._executor.submit(open_stored, self._files, digest, record.size)
-        try:
-            return StoredFile(await asyncio.wrap_future(job), record.size, record.media_type, digest)
-        except asyncio.CancelledError:
-            job.add_done_callback(close_result)
-            raise
-        except Wrong as wrong:
-            await self._owned.run(self._lose(digest, wrong.found, record.size))
-            return None
+        return await self._opened.open(digest)
 
     async def read_blob(self, digest: Digest, limit: int) -> bytes | None:
         """Return a stored blob of up to `limit` bytes, None when there is none, or it is larger."""
         self._require_open()
-        record = await self.catalog.blob(digest)
-        if record is None or not record.present or record.size > limit:
-            return None
-        try:
-            return await asyncio.wrap_future(self._executor.submit(read_stored, self._files, digest, record.size))
-        except Wrong as wrong:
-            await self._owned.run(self._lose(digest, wrong.found, record.size))
-            return None
+        return await self._opened.read(digest, limit)
 
     async def begin(self, digest: Digest, size: int | None, repository: Repository) -> Spool:
         """Start an attempt at a blob of `size` bytes (None: unknown) that `repository` was asked for.
@@ -372,19 +351,6 @@ class Store:
     async def stats(self) -> StoreStats:
         """Return what is stored, from totals that are kept, and how many attempts there are, in all processes."""
         return StoreStats(*await self.catalog.totals(), spools=len(await self.catalog.intents()))
-
-    async def _lose(self, digest: Digest, found: os.stat_result | None, size: int) -> None:
-        if found is None:
-            if await self.catalog.lose_blob(digest, partial(self._still_there, digest)):
-                _log.error("blob %s is in the catalog but not on the disk: it is fetched again when asked for", digest)
-            return
-        path = self._files.layout.blob(digest)
-        target = await asyncio.to_thread(self._files.set_aside, path, found.st_ino)
-        _log.error("blob %s has %d bytes instead of %d; set aside as %s", digest, found.st_size, size, target)
-        await self.catalog.lose_blob(digest, partial(self._still_there, digest))
-
-    def _still_there(self, digest: Digest) -> bool:
-        return self._files.has_blob(digest) or self._trash.restore(digest)
 
     async def _park_if_any(self, spool: Spool | None) -> None:
         if spool is not None:
