@@ -22,6 +22,7 @@ from bench.processes import DidNotStart, Running, free_port, started
 from bench.scenarios import HERD_RATE, rush
 from bench.servers import DIRECT, ENTREPOT, Bed, Server, blob_path, entrepot, manifest_path
 from bench.turns import Scale, Tell, sample
+from proxy.store.schema import connect
 
 NODES = 3
 FLEET = f"fleet of {NODES}"
@@ -200,7 +201,8 @@ def fleet_join(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
 
 def know(catalog: Path, records: int) -> None:
     """Write `records` memberships into the catalog of a node that does not run, those of so many small images."""
-    with closing(sqlite3.connect(catalog)) as connection, connection:
+    with closing(connect(catalog)) as connection, connection:
+        connection.execute("BEGIN")
         (seq,) = connection.execute("SELECT value FROM meta WHERE key = 'seq'").fetchone()
         names = ((number, "docker.io", f"library/image-{number}") for number in range(1, REPOSITORIES + 1))
         connection.executemany("INSERT INTO repository (id, upstream, path) VALUES (?, ?, ?)", names)

@@ -42,7 +42,7 @@ def observe(known: State | None, seen: Descriptor | None, version: int, origin: 
 
     version: a new one, greater than all that is known.
     """
-    digest, media_type, size = (None, None, None) if seen is None else (seen.digest, seen.media_type, seen.size)
+    digest, media_type, size = (None, None, None) if seen is None else (str(seen.digest), seen.media_type, seen.size)
     before = next((entry for entry in known or () if entry.digest == digest), None)
     generation = 0 if before is None else before.generation + 1
     base = known[0].version if known else 0
