@@ -18,16 +18,45 @@ from proxy.store.feed import read_page
 from sync.records import JSON, MOST_COPIED, MOST_RECORDS, MSGPACK, Question, encode
 
 
-class Changes:
-    """A handler for aiohttp. State: the event that ends all waiting."""
+class Patience:
+    """Waiting for the next change of a catalog. State: the event that ends all waiting."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._ended = asyncio.Event()
 
     def end(self) -> None:
-        """Let nobody wait any more, so that a server can drain: those who do are answered that nothing is new."""
+        """Let nobody wait any more."""
         self._ended.set()
+
+    @property
+    def ended(self) -> bool:
+        return self._ended.is_set()
+
+    async def wait(self, number: int, seconds: float) -> None:
+        """Return once the feed has grown since `number` was taken, after `seconds`, or when all waiting ends."""
+        waits = {
+            asyncio.ensure_future(self._catalog.published.wait(number, seconds)),
+            asyncio.ensure_future(self._ended.wait()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+
+class Changes:
+    """A handler for aiohttp."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._patience = Patience(catalog)
+
+    def end(self) -> None:
+        """Let nobody wait any more, so that a server can drain: those who do are answered that nothing is new."""
+        self._patience.end()
 
     async def __call__(self, request: web.BaseRequest) -> web.Response:
         try:
@@ -48,9 +77,9 @@ class Changes:
             number = self._catalog.published.number
             is_news, body = await self._read(question, media_type)
             left = until - loop.time()
-            if is_news or left <= 0 or self._ended.is_set():
+            if is_news or left <= 0 or self._patience.ended:
                 return body
-            await self._wait(number, left)
+            await self._patience.wait(number, left)
 
     async def _read(self, question: Question, media_type: str) -> tuple[bool, bytes]:
         def read(page: Page) -> tuple[bool, bytes]:
@@ -62,15 +91,3 @@ class Changes:
             return read_page(connection, question.epoch, question.seq, MOST_RECORDS, cursors=question.cursors)
 
         return await self._catalog.read(lambda connection: read(page(connection)))
-
-    async def _wait(self, number: int, seconds: float) -> None:
-        waits = {
-            asyncio.ensure_future(self._catalog.published.wait(number, seconds)),
-            asyncio.ensure_future(self._ended.wait()),
-        }
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)

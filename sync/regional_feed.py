@@ -1,0 +1,233 @@
+"""Answering other regions: which roots changed, and how ranges of them compare. Who may ask is judged before.
+
+What is told lies within the scope that is given with each question: the grant of who asks. Neither the time nor the
+memory of an answer grows with the catalog: a question is answered by reads of bounded length, and told where it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Container
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from aiohttp import web
+
+from proxy.regions.scope import Scope
+from proxy.store.catalog import Catalog
+from proxy.store.errors import StoreError
+from proxy.store.feed import POSITION
+from proxy.store.ranges import OWN, Interval, RootPage, Sum, read_difference, read_fingerprint, read_roots, split, sums
+from proxy.store.roots import REKEYING, read_mesh
+from proxy.store.visible import Visible
+from sync.feed import Patience
+from sync.regional_records import (
+    JSON,
+    MOST_RECORDS,
+    MSGPACK,
+    PROTOCOL,
+    RangesQuestion,
+    RangesTold,
+    RootsQuestion,
+    RootsTold,
+    decode_question,
+    encode,
+    mesh_name,
+    pack_places,
+    pack_sums,
+    unpack_marks,
+)
+
+MOST_SCOPES = 64
+MOST_QUESTION = 256 * 1024
+HIDDEN_PAGES = 8
+"""So many pages of nothing but hidden records are passed over in one read."""
+T = TypeVar("T")
+
+_REKEYING = "SELECT 1 FROM meta WHERE key = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What the catalog says of itself in a transaction. comparable: its marks are all under its present key."""
+
+    epoch: str
+    head: int
+    mesh: bytes
+    comparable: bool
+
+    @classmethod
+    def of(cls, connection: sqlite3.Connection) -> _Snapshot:
+        epoch, head = connection.execute(POSITION).fetchone()
+        rekeying = connection.execute(_REKEYING, (REKEYING,)).fetchone()
+        return cls(epoch, head, read_mesh(connection), rekeying is None)
+
+
+class _Scopes:
+    """State: for the scopes asked for last, which repositories they hold, and the fingerprint with what it is of."""
+
+    def __init__(self) -> None:
+        self._visible: OrderedDict[Scope, Visible] = OrderedDict()
+        self._fingerprints: dict[Scope, tuple[_Snapshot, Sum]] = {}
+
+    def reading(self, scope: Scope) -> Callable[[sqlite3.Connection], Container[int] | None]:
+        """Return what gives the ids of the scope's repositories to a transaction; None: all."""
+        if scope.everything:
+            return lambda connection: None
+        visible = self._visible.setdefault(scope, Visible(scope.admits))
+        self._visible.move_to_end(scope)
+        while len(self._visible) > MOST_SCOPES:
+            dropped, _ = self._visible.popitem(last=False)
+            self._fingerprints.pop(dropped, None)
+        return visible.ids
+
+    def fingerprint(
+        self, connection: sqlite3.Connection, scope: Scope, ids: Container[int] | None, snapshot: _Snapshot
+    ) -> Sum | None:
+        """Return the fingerprint of a scope, which is summed once per change of the catalog."""
+        if not snapshot.comparable:
+            return None
+        kept = self._fingerprints.get(scope)
+        if kept is None or kept[0] != snapshot:
+            kept = self._fingerprints[scope] = snapshot, read_fingerprint(connection, OWN, ids)
+        return kept[1]
+
+
+class RegionChanges:
+    """Answers CHANGES. State: the scopes of those who ask."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._scopes = _Scopes()
+        self._patience = Patience(catalog)
+
+    def end(self) -> None:
+        """Let nobody wait any more, so that a server can drain: those who do are answered that nothing is new."""
+        self._patience.end()
+
+    async def __call__(self, request: web.BaseRequest, scope: Scope) -> web.Response:
+        try:
+            question = RootsQuestion.parse(request.rel_url.raw_query_string)
+        except ValueError as error:
+            return web.Response(status=400, text=f"changes: {error}; ask ?since=<epoch>:<seq>&scope=<glob>&wait=<s>\n")
+        try:
+            told = await self._answer(question, scope.within(question.scope))
+        except StoreError as error:
+            return web.Response(status=503, text=f"changes: {error}\n")
+        return _response(request, told)
+
+    async def _answer(self, question: RootsQuestion, scope: Scope) -> RootsTold:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + question.wait
+        while True:
+            number = self._catalog.published.number
+            told = await self._read(question, scope)
+            left = until - loop.time()
+            if told.records or told.restart or told.mesh is not None or left <= 0 or self._patience.ended:
+                return told
+            question = replace(question, positions={told.epoch: told.next})
+            if not told.more:
+                await self._patience.wait(number, left)
+
+    async def _read(self, question: RootsQuestion, scope: Scope) -> RootsTold:
+        reading = self._scopes.reading(scope)
+
+        def read(connection: sqlite3.Connection) -> RootsTold:
+            ids, snapshot = reading(connection), _Snapshot.of(connection)
+            page = _visible_page(connection, question, ids)
+            found = None if page.more else self._scopes.fingerprint(connection, scope, ids, snapshot)
+            return RootsTold(
+                PROTOCOL,
+                self._catalog.region,
+                page.epoch,
+                page.head,
+                page.next,
+                mesh_name(snapshot.mesh),
+                more=page.more,
+                restart=page.restart,
+                fingerprint=found,
+                mesh=snapshot.mesh if question.mesh or page.restart else None,
+                repositories=page.repositories,
+                records=page.records,
+            )
+
+        return await self._catalog.read(lambda connection: _in_one(connection, read))
+
+
+class Ranges:
+    """Answers RANGES. State: the scopes of those who ask."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._scopes = _Scopes()
+
+    async def __call__(self, request: web.BaseRequest, scope: Scope) -> web.Response:
+        if (request.content_length or 0) > MOST_QUESTION:
+            return web.Response(status=413, text=f"ranges: a question is at most {MOST_QUESTION} bytes\n")
+        try:
+            question, asked = decode_question(await request.read())
+        except ValueError as error:
+            return web.Response(status=400, text=f"ranges: {error}; bring both regions up to date\n")
+        try:
+            told = await self._answer(question, scope.within(asked))
+        except StoreError as error:
+            return web.Response(status=503, text=f"ranges: {error}\n")
+        if told is None:
+            return web.Response(status=503, text="ranges: this region's mesh key has changed: ask again in a minute\n")
+        return _response(request, told)
+
+    async def _answer(self, question: RangesQuestion, scope: Scope) -> RangesTold | None:
+        """Compare; None while that cannot be. `head` is of before all that is read."""
+        reading = self._scopes.reading(scope)
+
+        def begin(connection: sqlite3.Connection) -> tuple[_Snapshot, Container[int] | None]:
+            return _Snapshot.of(connection), reading(connection)
+
+        snapshot, ids = await self._catalog.read(lambda connection: _in_one(connection, begin))
+        if not snapshot.comparable:
+            return None
+        ranges = [interval for prefix in question.deeper for interval in split(prefix, question.levels)]
+        found = await sums(self._catalog, OWN, ranges, ids)
+        size = len(ranges) // max(1, len(question.deeper))
+        asked = [(Interval(low, high), unpack_marks(packed)) for low, high, packed in question.compare]
+        differing = await self._catalog.read(
+            lambda connection: _in_one(connection, lambda inner: read_difference(inner, asked, ids, MOST_RECORDS))
+        )
+        return RangesTold(
+            PROTOCOL,
+            self._catalog.region,
+            snapshot.epoch,
+            snapshot.head,
+            mesh_name(snapshot.mesh),
+            sums=[pack_sums(found[number : number + size]) for number in range(0, len(found), size or 1)],
+            done=differing.done,
+            upto=differing.upto,
+            gone=pack_places(differing.gone),
+            repositories=differing.repositories,
+            records=differing.records,
+        )
+
+
+def _visible_page(connection: sqlite3.Connection, question: RootsQuestion, ids: Container[int] | None) -> RootPage:
+    page = read_roots(connection, question.positions, ids, MOST_RECORDS)
+    for _ in range(HIDDEN_PAGES):
+        if page.records or not page.more:
+            break
+        page = read_roots(connection, {page.epoch: page.next}, ids, MOST_RECORDS)
+    return page
+
+
+def _in_one(connection: sqlite3.Connection, read: Callable[[sqlite3.Connection], T]) -> T:
+    """Read in one snapshot."""
+    connection.execute("BEGIN")
+    try:
+        return read(connection)
+    finally:
+        connection.execute("COMMIT")
+
+
+def _response(request: web.BaseRequest, told: RootsTold | RangesTold) -> web.Response:
+    accepted = JSON if request.headers.get("Accept", "").strip() == JSON else MSGPACK
+    return web.Response(body=encode(told, accepted), content_type=accepted)
