@@ -159,7 +159,6 @@ async def test_what_is_cut_short_goes_on(make: Make) -> None:
     a, b = await make("a"), await make("b")
     for number in range(300):
         await a.saw(f"t{number}", f"image {number}")
-    link = Link(b, a)
     fetched = a.fetch
 
     async def breaking(target: str, seconds: float, body: bytes | None) -> bytes:
@@ -168,15 +167,13 @@ async def test_what_is_cut_short_goes_on(make: Make) -> None:
             raise Unavailable("cut")
         return await fetched(target, seconds, body)
 
-    broken = Link(b, a)
     a.fetch = breaking  # type: ignore[method-assign]
-    broken = Link(b, a)
+    link = Link(b, a)
     with pytest.raises(Unavailable):
-        await broken.once()
-    assert broken.follower.standing.error is not None
-    await broken.once()
+        await link.once()
+    await link.once()
     assert await link.shadow() == await fingerprint(a)
-    assert broken.follower.standing.error is None
+    assert link.follower.standing.error is None
     assert await points(b, "t299") == digest("image 299")
 
 
