@@ -143,9 +143,9 @@ class RegionalSync:
         return [
             ConflictReport(
                 reference=f"{one.repository}:{one.tag}",
-                winner=one.winner or REMOVED,
+                winner=str(one.winner or REMOVED),
                 winner_region=one.winner_origin,
-                loser=one.digest or REMOVED,
+                loser=str(one.digest or REMOVED),
                 loser_region=one.origin,
                 found_at=one.found_at,
             )
