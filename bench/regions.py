@@ -32,7 +32,7 @@ SKOPEO = "skopeo sync"
 CHANGED = 0.01
 PULLERS = 8
 PASS_TIMEOUT = 1800.0
-_TOKEN = "what region b shows to region a"
+_TOKEN = "what-region-b-shows-to-region-a"
 _REGISTRY = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
