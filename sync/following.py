@@ -118,6 +118,7 @@ class Follower:
         self._emit = emit
         self._news = news
         self._turn = asyncio.Lock()
+        self._hurried = asyncio.Event()
         self._standing = Following()
         self._ask_mesh = False
         self._differing: tuple[str, int] | None = None
@@ -150,7 +151,9 @@ class Follower:
 
     async def once(self) -> None:
         """Take over all that the peer has now. Raises what `fetch` does, StoreError, BadContent."""
+        self._hurried.set()  # `run` may be waiting for news
         async with self._turn:
+            self._hurried.clear()
             try:
                 for _ in range(MOST_TURNS):
                     if await self._poll(0.0):
@@ -166,7 +169,9 @@ class Follower:
         if peer.mesh is None or not peer.positions:
             wait = 0.0
         question = RootsQuestion(peer.positions, self._scope, wait, self._ask_mesh or peer.mesh is None)
-        body = await self._fetch(question.target, wait + GRACE_SECONDS, None)
+        body = await self._answer(question)
+        if body is None:
+            return False
         told, repositories = decode_roots(body, self._scope)
         self._check(told)
         self._count(len(body))
@@ -187,6 +192,20 @@ class Follower:
                 records = [(repositories[record.at], record) for record in told.records]
                 await self._take(peer, Marks(peer.mesh), records, (told.epoch, told.next))
         return not told.more and await self._compare(peer, told, known)
+
+    async def _answer(self, question: RootsQuestion) -> bytes | None:
+        """Return the answer; None where `once` is called while it is waited for."""
+        asked = asyncio.ensure_future(self._fetch(question.target, question.wait + GRACE_SECONDS, None))
+        if not question.wait:
+            return await asked
+        hurried = asyncio.create_task(self._hurried.wait())
+        try:
+            await asyncio.wait([asked, hurried], return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
+            hurried.cancel()
+            await asyncio.gather(asked, hurried, return_exceptions=True)
 
     async def _compare(self, peer: shadow.Peer, told: RootsTold, known: int | None) -> bool:
         """Compare the shadow with what the peer says that it has; reconcile where they differ. True: they are alike."""

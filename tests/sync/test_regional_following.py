@@ -88,6 +88,20 @@ async def test_who_waits_hears_of_a_change_at_once(make: Make) -> None:
     assert [one.record.digest for one in await link.waiting()] == [digest("one")]
 
 
+async def test_who_asks_for_all_there_is_now_does_not_wait_for_news(make: Make) -> None:
+    a, b = await make("a"), await make("b")
+    link = Link(b, a)
+    await link.once()
+    a.met.clear()
+    running = asyncio.create_task(link.follower.run())
+    await a.met.wait()
+    asked = len(a.asked)
+    await link.follower.once()
+    assert len(a.asked) == asked + 1  # the question that waits was not answered, and is given up
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_position_that_an_older_backup_does_not_know_is_reconciled(make: Make, tmp_path: Path) -> None:
     a, b = await make("a"), await make("b")
     for number in range(40):
