@@ -243,7 +243,7 @@ class Engine:
                 waits = row.since + peer.rules.removal_grace > now
                 reason = refused or ("waits until its grace is over" if waits else "")
                 action = "refuse" if refused else action
-            digest = row.record.digest
+            digest = row.record.digest if decision.step is Step.HOLD else decision.digest
             planned.append(
                 PlannedImage(peer=peer.name, action=action, reference=reference_of(row), digest=digest, reason=reason)
             )

@@ -20,7 +20,7 @@ from proxy.store import closure, remote
 from proxy.store.catalog import Catalog
 from proxy.store.exchanged import AHEAD_SECONDS
 from proxy.store.merging import newest_version
-from proxy.store.remote import Waiting
+from proxy.store.remote import Kind, Waiting
 from proxy.store.writer import Transaction
 from sync.facts import judge
 from sync.fetching import Fetcher, reason_of, words_of
@@ -104,6 +104,7 @@ class Pass:
         await self._images(plan.images)
 
     async def _hold(self, plan: Plan, now: float) -> None:
+        """Put off what may not be done yet; what turns out to be a removal waits for the grace from now on."""
         grace = self._rules.removal_grace
 
         def operation(transaction: Transaction) -> None:
@@ -112,9 +113,15 @@ class Pass:
                 later = ahead if ahead > now else now + retry_after(row.tries, self._times.chance())
                 remote.postpone(transaction, row, reason, later)
             for row in plan.removals:
-                remote.put_off(transaction, row, row.error, max(now + 1.0, row.since + grace))
+                if row.kind is not Kind.REMOVAL:
+                    remote.turn(transaction, row, Kind.REMOVAL, now, now + grace)
+                else:
+                    remote.put_off(transaction, row, row.error, max(now + 1.0, row.since + grace))
+            for row in turned:
+                remote.turn(transaction, row, Kind.IMAGE, row.since, row.next_at)
 
-        if plan.held or plan.removals:
+        turned = [row for image in plan.images for row in image.rows if row.kind is not Kind.IMAGE]
+        if plan.held or plan.removals or turned:
             await self._catalog.write(operation)
 
     async def _apply_at_once(self, rows: Sequence[Waiting]) -> None:

@@ -83,9 +83,11 @@ def apply(
             continue
         transaction.learn(version)
         if isinstance(change, TagChange):
+            row = transaction.repository(repository)
+            known = tagrows.read(transaction.connection, row, change.name)
             merge_tag(transaction, repository, change, now, merged)
-            if change.digest is None and merged.tags:
-                _require_unpinned(transaction, repository, change)
+            if known is not None and known.state[0].digest is not None:
+                _require_kept(transaction, repository, row, change.name)
         elif change.removed:
             _disown(transaction, repository, change, now, merged)
         else:
@@ -194,13 +196,13 @@ def _disown(
         _void(merged, repository, gone, named)
 
 
-def _require_unpinned(transaction: Transaction, repository: Repository, record: TagChange) -> None:
-    row, connection = transaction.repository(repository), transaction.connection
-    known = tagrows.read(connection, row, record.name)
-    if known is None or known.state[0].digest is not None:
+def _require_kept(transaction: Transaction, repository: Repository, row: int, name: str) -> None:
+    """Raise Pinned for a tag that is kept here and was removed just now."""
+    if transaction.connection.execute(keeping.PIN, (row, name)).fetchone() is None:
         return
-    if connection.execute(keeping.PIN, (row, record.name)).fetchone() is not None:
-        raise Pinned(f"{repository}:{record.name} is pinned here: unpin it to let it go", [record.name])
+    known = tagrows.read(transaction.connection, row, name)
+    if known is not None and known.state[0].digest is None:
+        raise Pinned(f"{repository}:{name} is pinned here: unpin it to let it go", [name])
 
 
 def _void(merged: Merged, repository: Repository, members: Sequence[str], named: Sequence[str]) -> None:

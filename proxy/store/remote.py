@@ -21,17 +21,17 @@ RootChange = TagChange | MembershipChange
 
 _PEER = "(SELECT id FROM peer WHERE name = :peer)"
 _WAITING = f"""
-    SELECT place, upstream, path, record, since, tries, next_at, error
+    SELECT place, upstream, path, record, since, tries, next_at, error, kind
     FROM pending INDEXED BY pending_next CROSS JOIN repository ON repository.id = pending.repository
     WHERE peer = {_PEER} AND next_at <= :due ORDER BY next_at LIMIT :limit
 """
 _WAITING_HERE = f"""
-    SELECT place, upstream, path, record, since, tries, next_at, error
+    SELECT place, upstream, path, record, since, tries, next_at, error, kind
     FROM repository CROSS JOIN pending INDEXED BY pending_repository ON pending.repository = repository.id
     WHERE upstream = :upstream AND path = :path AND peer = {_PEER} AND next_at <= :due ORDER BY next_at LIMIT :limit
 """
 _REMOVALS = f"""
-    SELECT place, upstream, path, record, since, tries, next_at, error
+    SELECT place, upstream, path, record, since, tries, next_at, error, kind
     FROM pending INDEXED BY pending_kind CROSS JOIN repository ON repository.id = pending.repository
     WHERE peer = {_PEER} AND kind = 1 ORDER BY since LIMIT :limit
 """
@@ -55,12 +55,16 @@ _PUT_OFF = f"""
     UPDATE pending SET error = :error, next_at = :next_at
     WHERE peer = {_PEER} AND place = :place AND record = :record
 """
+_TURN = f"""
+    UPDATE pending SET kind = :kind, since = :since, next_at = :next_at
+    WHERE peer = {_PEER} AND place = :place AND record = :record
+"""
 _HURRY = f"""
     UPDATE pending SET next_at = 0 WHERE peer = {_PEER} AND place IN (
         SELECT place FROM pending INDEXED BY pending_next
         WHERE peer = {_PEER} AND next_at > :now AND kind = 0 LIMIT :limit)
 """
-STATEMENTS = (_WAITING, _WAITING_HERE, _REMOVALS, _COUNTS, _SETTLE, _POSTPONE, _PUT_OFF, _HURRY)
+STATEMENTS = (_WAITING, _WAITING_HERE, _REMOVALS, _COUNTS, _SETTLE, _POSTPONE, _PUT_OFF, _TURN, _HURRY)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(RootChange)
@@ -80,7 +84,7 @@ class Waiting:
     (a removal: when it was itself, as it waits from then on).
 
     tries: how often it was postponed; next_at: not before then; both times in seconds since the epoch. The record's
-    `seq` and `at` are 0.
+    `seq` and `at` are 0. kind: as what it waits, which is what the record alone says until it is `turn`ed.
     """
 
     peer: str
@@ -91,6 +95,7 @@ class Waiting:
     tries: int
     next_at: float
     error: str | None
+    kind: Kind = Kind.IMAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +121,13 @@ def read_waiting(
         rows = connection.execute(_WAITING, about)
     else:
         rows = connection.execute(_WAITING_HERE, about | repository._asdict())
-    return [
-        Waiting(peer, place, Repository(upstream, path), _DECODER.decode(record), since, tries, next_at, error)
-        for place, upstream, path, record, since, tries, next_at, error in rows
-    ]
+    return [_waiting(peer, *row) for row in rows]
 
 
 def read_removals(connection: sqlite3.Connection, peer: str, limit: int) -> list[Waiting]:
     """Return up to `limit` removals of a peer that wait, due or not, the oldest first."""
     rows = connection.execute(_REMOVALS, {"peer": peer, "limit": limit})
-    return [
-        Waiting(peer, place, Repository(upstream, path), _DECODER.decode(record), since, tries, next_at, error)
-        for place, upstream, path, record, since, tries, next_at, error in rows
-    ]
+    return [_waiting(peer, *row) for row in rows]
 
 
 def count_waiting(connection: sqlite3.Connection, peer: str, now: float) -> Counts:
@@ -156,6 +155,11 @@ def postpone(transaction: Transaction, waiting: Waiting, error: str | None, next
 def put_off(transaction: Transaction, waiting: Waiting, error: str | None, next_at: float) -> None:
     """Look at a row again at `next_at`, as `postpone`, where it was not the row that failed."""
     transaction.connection.execute(_PUT_OFF, _named(waiting) | {"error": error, "next_at": next_at})
+
+
+def turn(transaction: Transaction, waiting: Waiting, kind: Kind, since: float, next_at: float) -> None:
+    """Let a row wait as another kind, since what is known here makes of it what its record alone does not say."""
+    transaction.connection.execute(_TURN, _named(waiting) | {"kind": kind, "since": since, "next_at": next_at})
 
 
 def hurry(transaction: Transaction, peer: str, now: float, limit: int) -> bool:
@@ -190,6 +194,22 @@ def put_waiting(
 def spell(record: RootChange) -> bytes:
     """Return a record as it is kept: without its place in a page or a feed."""
     return _ENCODER.encode(msgspec.structs.replace(record, seq=0, at=0))
+
+
+def _waiting(
+    peer: str,
+    place: int,
+    upstream: str,
+    path: str,
+    record: bytes,
+    since: float,
+    tries: int,
+    next_at: float,
+    error: str | None,
+    kind: int,
+) -> Waiting:
+    there = Repository(upstream, path)
+    return Waiting(peer, place, there, _DECODER.decode(record), since, tries, next_at, error, Kind(kind))
 
 
 def _named(waiting: Waiting) -> dict[str, object]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from metrics.events import Event, ImageFailed, ImageSynced, PeerStanding
@@ -20,7 +21,7 @@ from proxy.oci.names import Repository, Tag
 from proxy.oci.platforms import Platform
 from proxy.regions.scope import Scope
 from proxy.store import remote
-from proxy.store.exchanged import MembershipChange, TagChange
+from proxy.store.exchanged import MembershipChange, Past, TagChange
 from proxy.store.records import Proof
 from proxy.store.remote import Waiting
 from proxy.store.roots import Marks
@@ -140,7 +141,7 @@ class Lab:
         times = Times(lambda: self.now, lambda: 0.0)
         return Engine(self.catalog, self.store, self.peer, {PEER: chosen}, self.holding, self.events.append, times)
 
-    async def hears(self, *records: TagChange | MembershipChange) -> None:
+    async def hears(self, *records: TagChange | MembershipChange, ahead_until: float | None = None) -> None:
         """Let the records wait, those of memberships being merged, as the reader of the peer's feed does."""
         for record in records:
             if isinstance(record, MembershipChange) and not record.removed:
@@ -158,7 +159,7 @@ class Lab:
                     "ON CONFLICT DO UPDATE SET mark = excluded.mark",
                     (number, place, row, mark),
                 )
-                remote.put_waiting(transaction, number, place, row, key, record, self.now)
+                remote.put_waiting(transaction, number, place, row, key, record, self.now, ahead_until)
 
         await self.catalog.write(operation)
 
@@ -420,6 +421,46 @@ async def test_a_removal_waits_for_its_grace_and_then_takes_image_and_tag_togeth
     assert await lab.points_to("t0") is None
     assert not await lab.catalog.has_membership(ALPINE, images[0])
     assert await lab.points_to("t1") == images[1]
+
+
+async def test_a_removal_that_only_both_sides_together_tell_waits_for_its_grace_and_is_carried_out(lab: Lab) -> None:
+    (image,) = await filled(lab, 1)
+    known = await lab.catalog.tag_change(ALPINE, Tag("t0"))
+    assert known is not None
+    gone = Past(None, 0, known.version + 1, known.version, "east", None, None, lab.now)
+    late = lab.tag("t0", image)
+    # There the image was seen only after a removal, here before it: what both know is that it was removed.
+    await lab.hears(msgspec.structs.replace(late, version=known.version + 2, others=(gone,)))
+    engine = lab.engine()
+    assert (await engine.once(())).removed == 0
+    assert engine.report(PEER).removals == 1
+    assert [(one.action, one.digest) for one in await engine.plan()] == [("remove", None)]
+    lab.now += 599
+    assert (await engine.once(())).removed == 0
+    assert await lab.points_to("t0") == image
+    lab.now += 2
+    await lab.catalog.pin(ALPINE, Tag("t0"))
+    assert "pinned here" in (await engine.once(())).refused[0]
+    await lab.catalog.unpin(ALPINE, Tag("t0"))
+    assert (await engine.once(())).removed == 1
+    assert await lab.points_to("t0") is None
+    assert await lab.waiting() == []
+
+
+async def test_a_removal_by_a_clock_ahead_is_carried_out_once_it_can_be_true(lab: Lab) -> None:
+    (image,) = await filled(lab, 1)
+    lab.version = int((lab.now + 86400) * 1000) << 16
+    removal = lab.tag("t0", None)
+    await lab.hears(removal, ahead_until=lab.now + 86000)
+    engine = lab.engine()
+    await engine.once(())
+    assert await lab.points_to("t0") == image
+    lab.now += 86400
+    await engine.once(())
+    assert (engine.report(PEER).refused_clock, engine.report(PEER).removals) == (0, 1)
+    lab.now += 601
+    assert (await engine.once(())).removed == 1
+    assert await lab.points_to("t0") is None
 
 
 async def test_too_many_removals_at_once_are_refused_with_their_number_until_forced(lab: Lab) -> None:
