@@ -35,6 +35,7 @@ from proxy.store.remote import RootChange
 from proxy.store.roots import Marks
 from proxy.store.visible import Visible
 from sync.exchange import SameCatalog
+from sync.packing import asked, unpack_places, unpack_sums
 from sync.reconcile import Step, Walk
 from sync.regional_records import (
     MOST_MARKS,
@@ -44,14 +45,11 @@ from sync.regional_records import (
     RangesTold,
     RootsQuestion,
     RootsTold,
-    asked,
     decode_ranges,
     decode_roots,
     encode,
     mesh_name,
     spell_scope,
-    unpack_places,
-    unpack_sums,
 )
 
 WAIT_SECONDS = 25.0

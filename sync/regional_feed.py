@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from proxy.store.ranges import OWN, Interval, RootPage, Sum, read_difference, re
 from proxy.store.roots import REKEYING, read_mesh
 from proxy.store.visible import Visible
 from sync.feed import Patience
+from sync.packing import pack_places, pack_sums, unpack_marks
 from sync.regional_records import (
     JSON,
     MOST_RECORDS,
@@ -35,12 +37,11 @@ from sync.regional_records import (
     decode_question,
     encode,
     mesh_name,
-    pack_places,
-    pack_sums,
-    unpack_marks,
 )
 
 MOST_SCOPES = 64
+MOST_IDS = 1_000_000
+"""So many ids of repositories are kept over all scopes that were asked for."""
 MOST_QUESTION = 256 * 1024
 HIDDEN_PAGES = 8
 """So many pages of nothing but hidden records are passed over in one read."""
@@ -65,34 +66,51 @@ class _Snapshot:
         return cls(epoch, head, read_mesh(connection), rekeying is None)
 
 
-class _Scopes:
-    """State: for the scopes asked for last, which repositories they hold, and the fingerprint with what it is of."""
+@dataclass(slots=True)
+class _Seen:
+    """One scope: the repositories that it holds (None: all), and its fingerprint with what that is of."""
 
-    def __init__(self) -> None:
-        self._visible: OrderedDict[Scope, Visible] = OrderedDict()
-        self._fingerprints: dict[Scope, tuple[_Snapshot, Sum]] = {}
+    visible: Visible | None
+    _fingerprint: tuple[_Snapshot, Sum] | None = field(default=None, init=False)
 
-    def reading(self, scope: Scope) -> Callable[[sqlite3.Connection], Container[int] | None]:
-        """Return what gives the ids of the scope's repositories to a transaction; None: all."""
-        if scope.everything:
-            return lambda connection: None
-        visible = self._visible.setdefault(scope, Visible(scope.admits))
-        self._visible.move_to_end(scope)
-        while len(self._visible) > MOST_SCOPES:
-            dropped, _ = self._visible.popitem(last=False)
-            self._fingerprints.pop(dropped, None)
-        return visible.ids
+    @property
+    def size(self) -> int:
+        return 0 if self.visible is None else len(self.visible)
+
+    def ids(self, connection: sqlite3.Connection) -> AbstractSet[int] | None:
+        """Return the ids of the repositories to a transaction; None: all."""
+        return None if self.visible is None else self.visible.ids(connection)
 
     def fingerprint(
-        self, connection: sqlite3.Connection, scope: Scope, ids: Container[int] | None, snapshot: _Snapshot
+        self, connection: sqlite3.Connection, ids: AbstractSet[int] | None, snapshot: _Snapshot
     ) -> Sum | None:
-        """Return the fingerprint of a scope, which is summed once per change of the catalog."""
+        """Return the fingerprint, which is summed once per change of the catalog; None: there is none now."""
         if not snapshot.comparable:
             return None
-        kept = self._fingerprints.get(scope)
+        kept = self._fingerprint
         if kept is None or kept[0] != snapshot:
-            kept = self._fingerprints[scope] = snapshot, read_fingerprint(connection, OWN, ids)
+            kept = self._fingerprint = snapshot, read_fingerprint(connection, OWN, ids)
         return kept[1]
+
+
+class _Scopes:
+    """State: what is kept of the scopes that were asked for last."""
+
+    def __init__(self) -> None:
+        self._everything = _Seen(None)
+        self._kept: OrderedDict[Scope, _Seen] = OrderedDict()
+
+    def of(self, scope: Scope) -> _Seen:
+        """Return what is kept of a scope. Those asked for longest ago go, but for this one."""
+        if scope.everything:
+            return self._everything
+        seen = self._kept.setdefault(scope, _Seen(Visible(scope.admits)))
+        self._kept.move_to_end(scope)
+        while len(self._kept) > 1 and (
+            len(self._kept) > MOST_SCOPES or sum(one.size for one in self._kept.values()) > MOST_IDS
+        ):
+            self._kept.popitem(last=False)
+        return seen
 
 
 class RegionChanges:
@@ -123,21 +141,24 @@ class RegionChanges:
         until = loop.time() + question.wait
         while True:
             number = self._catalog.published.number
-            told = await self._read(question, scope)
             left = until - loop.time()
-            if told.records or told.restart or told.mesh is not None or left <= 0 or self._patience.ended:
+            waits = left > 0 and not self._patience.ended
+            told = await self._read(question, scope, waits=waits)
+            if told.records or told.restart or told.mesh is not None or not waits:
                 return told
             question = replace(question, positions={told.epoch: told.next})
             if not told.more:
                 await self._patience.wait(number, left)
 
-    async def _read(self, question: RootsQuestion, scope: Scope) -> RootsTold:
-        reading = self._scopes.reading(scope)
+    async def _read(self, question: RootsQuestion, scope: Scope, *, waits: bool) -> RootsTold:
+        """Read on. `waits`: an answer that would tell nothing is not given, so that it needs no fingerprint."""
+        seen = self._scopes.of(scope)
 
         def read(connection: sqlite3.Connection) -> RootsTold:
-            ids, snapshot = reading(connection), _Snapshot.of(connection)
+            ids, snapshot = seen.ids(connection), _Snapshot.of(connection)
             page = _visible_page(connection, question, ids)
-            found = None if page.more else self._scopes.fingerprint(connection, scope, ids, snapshot)
+            idle = waits and not (page.records or page.restart or question.mesh)
+            found = None if page.more or idle else seen.fingerprint(connection, ids, snapshot)
             return RootsTold(
                 PROTOCOL,
                 self._catalog.region,
@@ -180,10 +201,10 @@ class Ranges:
 
     async def _answer(self, question: RangesQuestion, scope: Scope) -> RangesTold | None:
         """Compare; None while that cannot be. `head` is of before all that is read."""
-        reading = self._scopes.reading(scope)
+        seen = self._scopes.of(scope)
 
-        def begin(connection: sqlite3.Connection) -> tuple[_Snapshot, Container[int] | None]:
-            return _Snapshot.of(connection), reading(connection)
+        def begin(connection: sqlite3.Connection) -> tuple[_Snapshot, AbstractSet[int] | None]:
+            return _Snapshot.of(connection), seen.ids(connection)
 
         snapshot, ids = await self._catalog.read(lambda connection: _in_one(connection, begin))
         if not snapshot.comparable:
@@ -210,7 +231,7 @@ class Ranges:
         )
 
 
-def _visible_page(connection: sqlite3.Connection, question: RootsQuestion, ids: Container[int] | None) -> RootPage:
+def _visible_page(connection: sqlite3.Connection, question: RootsQuestion, ids: AbstractSet[int] | None) -> RootPage:
     page = read_roots(connection, question.positions, ids, MOST_RECORDS)
     for _ in range(HIDDEN_PAGES):
         if page.records or not page.more:

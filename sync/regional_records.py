@@ -10,9 +10,9 @@ accepted alone), the version of the protocol first.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Self, TypeVar
 from urllib.parse import parse_qs, quote
 
@@ -22,9 +22,10 @@ from proxy.oci.errors import BadContent, RegistryError
 from proxy.oci.names import Repository, parse_path
 from proxy.regions.scope import Scope
 from proxy.store.exchanged import MembershipChange, TagChange
-from proxy.store.ranges import FANOUT, SPAN, Interval, Sum
+from proxy.store.ranges import FANOUT, SPAN
 from proxy.store.remote import RootChange
 from proxy.store.tagstate import state_of
+from sync.packing import MARK_BYTES, PLACE_BYTES, SUM_BYTES
 
 PROTOCOL = 1
 CHANGES = "/sync/v1/changes"
@@ -36,6 +37,7 @@ MOST_EPOCHS = 16
 MOST_RECORDS = 1000
 MOST_PREFIXES = 256
 MOST_INTERVALS = 256
+MOST_SUMS = 4096
 MOST_MARKS = 4096
 """So many marks may be told in one question, over all its intervals."""
 MOST_GLOBS = 256
@@ -43,9 +45,6 @@ MOST_QUERY = 6000
 MOST_BODY = 8 * 1024 * 1024
 MESH_BYTES = 64
 _DEEPEST = 16
-_SUM = struct.Struct("<III")
-_MARK = struct.Struct("<QQ")
-_PLACE = struct.Struct("<Q")
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 _Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
@@ -198,10 +197,10 @@ def decode_ranges(body: bytes, question: RangesQuestion, scope: Scope) -> tuple[
     """Read and check the answer to `question` about `scope`. Raises BadContent."""
     told = _decode(_RANGES_TOLD, body)
     repositories = _repositories(told.repositories, told.records, scope)
-    size = _SUM.size * FANOUT**question.levels
+    size = SUM_BYTES * FANOUT**question.levels
     if len(told.sums) != len(question.deeper) or any(len(sums) != size for sums in told.sums):
         raise BadContent("a region's answer is unreadable: it has other sums than it was asked for")
-    if told.done > len(question.compare) or len(told.gone) % _PLACE.size:
+    if told.done > len(question.compare) or len(told.gone) % PLACE_BYTES:
         raise BadContent("a region's answer is unreadable: it compares other ranges than it was asked for")
     if told.upto is not None:
         low, high, _ = question.compare[told.done] if told.done < len(question.compare) else (1, 0, b"")
@@ -220,43 +219,19 @@ def decode_question(body: bytes) -> tuple[RangesQuestion, Scope]:
         raise ValueError(str(error)) from None
     if question.protocol != PROTOCOL:
         raise ValueError(f"version {question.protocol} of the protocol, {PROTOCOL} is spoken here")
+    prefixes = sorted(question.deeper)
+    if any(after.startswith(before) for before, after in pairwise(prefixes)):
+        raise ValueError("a range is asked for twice")
+    if len(prefixes) * FANOUT**question.levels > MOST_SUMS:
+        raise ValueError(f"more than {MOST_SUMS} sums")
     marks = 0
     for low, high, packed in question.compare:
-        marks += len(packed) // _MARK.size
-        if not low <= high < SPAN or len(packed) % _MARK.size:
+        marks += len(packed) // MARK_BYTES
+        if not low <= high < SPAN or len(packed) % MARK_BYTES:
             raise ValueError("an interval is none")
     if marks > MOST_MARKS:
         raise ValueError(f"more than {MOST_MARKS} marks")
     return question, read_scope(question.scope)
-
-
-def pack_sums(sums: Iterable[Sum]) -> bytes:
-    return b"".join(_SUM.pack(*one) for one in sums)
-
-
-def unpack_sums(packed: bytes) -> list[Sum]:
-    return [Sum(*one) for one in _SUM.iter_unpack(packed)]
-
-
-def pack_marks(marks: Mapping[int, int]) -> bytes:
-    return b"".join(_MARK.pack(place, mark) for place, mark in marks.items())
-
-
-def unpack_marks(packed: bytes) -> dict[int, int]:
-    return dict(_MARK.iter_unpack(packed))
-
-
-def pack_places(places: Iterable[int]) -> bytes:
-    return b"".join(_PLACE.pack(place) for place in places)
-
-
-def unpack_places(packed: bytes) -> list[int]:
-    return [place for (place,) in _PLACE.iter_unpack(packed)]
-
-
-def asked(compare: Sequence[Interval], marks: Sequence[Mapping[int, int]]) -> list[tuple[int, int, bytes]]:
-    """Return intervals, and what the asker has there, as a question holds them."""
-    return [(low, high, pack_marks(known)) for (low, high), known in zip(compare, marks, strict=True)]
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[A], body: bytes) -> A:

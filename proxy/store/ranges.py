@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Container, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ FANOUT = 16
 MOST_ROWS = 100_000
 """So many rows are summed in one call, some 30 ms; a range that is longer is summed in one call all the same."""
 COMPARED_ROWS = 20_000
+MOST_LOOKED_UP = 1000
+"""So many repositories are looked up; of more than that all are read."""
+_ALL = 0
 _HALF = 1 << 63
 _WORD = 0xFFFFFFFF
 
@@ -45,10 +49,8 @@ TAG = f"SELECT {_TAG} FROM tag WHERE repository = ? AND name = ?"
 MEMBERSHIP = f"SELECT {_MEMBERSHIP} FROM membership WHERE repository = ? AND digest = ? AND root IS NOT NULL"
 REPOSITORY = "SELECT upstream, path FROM repository WHERE id = ?"
 REPOSITORIES = "SELECT id, upstream, path FROM repository WHERE id > ? ORDER BY id LIMIT ?"
-FINGERPRINTS = "SELECT repository, low, high, records FROM fingerprint WHERE peer = ?"
-FINGERPRINT = (
-    "SELECT coalesce(sum(low), 0), coalesce(sum(high), 0), coalesce(sum(records), 0) FROM fingerprint WHERE peer = ?"
-)
+FINGERPRINTS = "SELECT repository, low, high, records FROM fingerprint WHERE peer = ? AND repository > 0"
+FINGERPRINT = "SELECT low, high, records FROM fingerprint WHERE peer = ? AND repository = ?"
 SUM = """
     SELECT coalesce(sum(mark & 0xffffffff), 0), coalesce(sum((mark >> 32) & 0xffffffff), 0), count(*)
     FROM root WHERE peer = ? AND place BETWEEN ? AND ?
@@ -58,7 +60,20 @@ MARKS = "SELECT place, mark FROM root WHERE peer = ? AND place BETWEEN ? AND ? O
 ROOTS = """
     SELECT place, mark, repository, key FROM root WHERE peer = 0 AND place BETWEEN ? AND ? ORDER BY place LIMIT ?
 """
-STATEMENTS = (TAGS, MEMBERSHIPS, TAG, MEMBERSHIP, REPOSITORY, REPOSITORIES, FINGERPRINTS, SUM, MARKED, MARKS, ROOTS)
+STATEMENTS = (
+    TAGS,
+    MEMBERSHIPS,
+    TAG,
+    MEMBERSHIP,
+    REPOSITORY,
+    REPOSITORIES,
+    FINGERPRINT,
+    FINGERPRINTS,
+    SUM,
+    MARKED,
+    MARKS,
+    ROOTS,
+)
 
 
 class Sum(NamedTuple):
@@ -155,14 +170,14 @@ def read_roots(
     return RootPage(own, head, found[-1][0] if full else head, full, False, names.told, records)
 
 
-def read_fingerprint(connection: sqlite3.Connection, peer: int, ids: Container[int] | None) -> Sum:
-    """Return the sum over the repositories. Reads one row of each."""
-    if ids is None:
-        return Sum.of(*connection.execute(FINGERPRINT, (peer,)).fetchone())
-    low = high = records = 0
-    for repository, *parts in connection.execute(FINGERPRINTS, (peer,)):
-        if repository in ids:
-            low, high, records = low + parts[0], high + parts[1], records + parts[2]
+def read_fingerprint(connection: sqlite3.Connection, peer: int, ids: AbstractSet[int] | None) -> Sum:
+    """Return the sum over the repositories. Reads one row of each; of everything one row."""
+    if ids is None or len(ids) <= MOST_LOOKED_UP:
+        wanted = (_ALL,) if ids is None else tuple(ids)
+        found = [connection.execute(FINGERPRINT, (peer, one)).fetchone() or (0, 0, 0) for one in wanted]
+    else:
+        found = [parts for row, *parts in connection.execute(FINGERPRINTS, (peer,)) if row in ids]
+    low, high, records = (sum(column) for column in zip((0, 0, 0), *found, strict=True))
     return Sum.of(low, high, records)
 
 

@@ -23,7 +23,8 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     root        what regions compare: the tags and the manifests at the top of `peer` (0: of this catalog, kept by
                 triggers). place: a hash of repository and key, in whose order ranges are compared; mark: a hash of what
                 the record says; key: `t:<tag>` or `m:<digest>`, of this catalog's own alone (see `roots`)
-    fingerprint the sum of the marks of one peer's repository, as two halves, and their number; kept by triggers
+    fingerprint the sum of the marks of one peer's repository (0: of all), as two halves, and their number; kept by
+                triggers
     peer        other regions by name; mesh: the key of that region's hashes
     position    up to which `seq` of which epoch the feed of a peer was read
     pending     what a peer said and this catalog does not say yet: an image to be fetched before its tag may move, a

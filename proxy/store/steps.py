@@ -101,7 +101,8 @@ _REGIONS = (
     """
     CREATE TRIGGER root_added AFTER INSERT ON root BEGIN
         INSERT INTO fingerprint (peer, repository, low, high, records)
-            VALUES (new.peer, new.repository, new.mark & 0xffffffff, (new.mark >> 32) & 0xffffffff, 1)
+            VALUES (new.peer, 0, new.mark & 0xffffffff, (new.mark >> 32) & 0xffffffff, 1),
+                (new.peer, new.repository, new.mark & 0xffffffff, (new.mark >> 32) & 0xffffffff, 1)
             ON CONFLICT DO UPDATE SET low = low + excluded.low, high = high + excluded.high, records = records + 1;
     END
     """,
@@ -109,13 +110,13 @@ _REGIONS = (
     CREATE TRIGGER root_changed AFTER UPDATE OF mark ON root BEGIN
         UPDATE fingerprint SET low = low + (new.mark & 0xffffffff) - (old.mark & 0xffffffff),
             high = high + ((new.mark >> 32) & 0xffffffff) - ((old.mark >> 32) & 0xffffffff)
-            WHERE peer = new.peer AND repository = new.repository;
+            WHERE peer = new.peer AND repository IN (0, new.repository);
     END
     """,
     """
     CREATE TRIGGER root_dropped AFTER DELETE ON root BEGIN
         UPDATE fingerprint SET low = low - (old.mark & 0xffffffff), high = high - ((old.mark >> 32) & 0xffffffff),
-            records = records - 1 WHERE peer = old.peer AND repository = old.repository;
+            records = records - 1 WHERE peer = old.peer AND repository IN (0, old.repository);
     END
     """,
     *(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from proxy.oci.names import Repository
 from proxy.store.ranges import REPOSITORIES
@@ -24,7 +25,10 @@ class Visible:
         self._last = 0
         self._lock = threading.Lock()
 
-    def ids(self, connection: sqlite3.Connection) -> Container[int]:
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def ids(self, connection: sqlite3.Connection) -> AbstractSet[int]:
         """Return the ids among all that the connection's transaction sees: what it reads next has no others."""
         with self._lock:
             while True:

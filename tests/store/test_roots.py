@@ -33,7 +33,7 @@ async def agree(catalog: Catalog) -> Rooted:
     told = {marks.of(ALPINE, record) for record in await records(catalog)}
     assert await kept(catalog) == told
     low, high = (sum((mark >> shift) & 0xFFFFFFFF for _, _, mark in told) for shift in (0, 32))
-    statement = "SELECT low, high, records FROM fingerprint WHERE peer = 0"
+    statement = "SELECT low, high, records FROM fingerprint WHERE peer = 0 AND repository = 0"
     assert await catalog.read(lambda connection: connection.execute(statement).fetchall()) == [(low, high, len(told))]
     return told
 
