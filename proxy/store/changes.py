@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository, Tag
-from proxy.store import eviction, tagrows, tagstate
+from proxy.store import eviction, roots, tagrows, tagstate
 from proxy.store.errors import NoRoom
 from proxy.store.records import Proof
 from proxy.store.touches import Checks, Uses
@@ -25,7 +25,8 @@ ROOT = """
     FROM blob WHERE digest = :digest AND media_type IS NOT NULL
 """
 UNMARKED = """
-    SELECT repository FROM membership INDEXED BY membership_digest WHERE digest = ? AND root IS NULL AND NOT removed
+    SELECT repository, version FROM membership INDEXED BY membership_digest
+    WHERE digest = ? AND root IS NULL AND NOT removed
 """
 STATEMENTS = (ROOT, UNMARKED)
 
@@ -76,36 +77,41 @@ def prove(transaction: Transaction, repository: Repository, digest: Digest, proo
     """
     row, connection = transaction.repository(repository), transaction.connection
     known = connection.execute(
-        "SELECT removed, root FROM membership WHERE repository = ? AND digest = ?", (row, digest)
+        "SELECT removed, root, version FROM membership WHERE repository = ? AND digest = ?", (row, digest)
     )
     found = known.fetchone()
     if found is not None and not found[0]:
         if found[1] is None:
-            _mark_roots(transaction, digest, [row])
+            _mark_roots(transaction, digest, [(row, found[2])])
         return
-    root = _root_of(connection, digest)
+    root = _root_of(connection, digest) if found is None or found[1] is None else found[1]
+    version = transaction.version(now)
     connection.execute(
         "INSERT INTO membership (repository, digest, proof, proved_at, version, root, seq) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE SET proof = excluded.proof, proved_at = excluded.proved_at, "
-        "version = excluded.version, removed = 0, root = coalesce(root, excluded.root), seq = excluded.seq",
-        (row, digest, proof, now, transaction.version(now), root, transaction.publish()),
+        "version = excluded.version, removed = 0, root = excluded.root, seq = excluded.seq",
+        (row, digest, proof, now, version, root, transaction.publish()),
     )
+    roots.keep_membership(transaction, row, digest, version, False, root)
 
 
 def mark_roots(transaction: Transaction, digest: Digest) -> None:
     """Make a manifest that has become known a root in the repositories that were proven to contain it before."""
-    rows = [row for (row,) in transaction.connection.execute(UNMARKED, (digest,))]
-    if rows:
-        _mark_roots(transaction, digest, rows)
+    members = transaction.connection.execute(UNMARKED, (digest,)).fetchall()
+    if members:
+        _mark_roots(transaction, digest, members)
 
 
-def _mark_roots(transaction: Transaction, digest: Digest, rows: Sequence[int]) -> None:
+def _mark_roots(transaction: Transaction, digest: Digest, members: Sequence[tuple[int, int]]) -> None:
     root = _root_of(transaction.connection, digest)
-    if root is not None:
-        transaction.connection.executemany(
+    if root is None:
+        return
+    for row, version in members:
+        transaction.connection.execute(
             "UPDATE membership SET root = ?, seq = ? WHERE repository = ? AND digest = ?",
-            [(root, transaction.publish(), row, digest) for row in rows],
+            (root, transaction.publish(), row, digest),
         )
+        roots.keep_membership(transaction, row, digest, version, False, root)
 
 
 def _root_of(connection: sqlite3.Connection, digest: Digest) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from proxy.oci.digest import Digest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.store import tagrows, tagstate
+from proxy.store import roots, tagrows, tagstate
 from proxy.store.writer import Transaction
 
 _ROW = "(SELECT id FROM repository WHERE upstream = ? AND path = ?)"
@@ -38,8 +38,9 @@ UNNEEDED = """
             WHERE other.child = edge.child)
 """
 CHILDREN = "SELECT child FROM edge WHERE parent = ?"
+MEMBER = "SELECT root FROM membership WHERE repository = ? AND digest = ? AND NOT removed"
 OWNER = "SELECT 1 FROM membership WHERE digest = ? AND NOT removed LIMIT 1"
-STATEMENTS = (PIN, PINS_OF_DIGEST, TAGS_OF_DIGEST, UNNEEDED, CHILDREN, OWNER)
+STATEMENTS = (PIN, PINS_OF_DIGEST, TAGS_OF_DIGEST, UNNEEDED, CHILDREN, MEMBER, OWNER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +133,16 @@ def disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple
     waiting = [str(top)]
     while waiting:
         digest = waiting.pop()
-        cursor = connection.execute(
-            "UPDATE membership SET removed = 1, version = ?, seq = ? "
-            "WHERE repository = ? AND digest = ? AND NOT removed",
-            (transaction.version(now), transaction.publish(), row, digest),
-        )
-        if not cursor.rowcount and digest != top:
+        found = connection.execute(MEMBER, (row, digest)).fetchone()
+        if found is None and digest != top:
             continue
-        if cursor.rowcount:
+        if found is not None:
+            version = transaction.version(now)
+            connection.execute(
+                "UPDATE membership SET removed = 1, version = ?, seq = ? WHERE repository = ? AND digest = ?",
+                (version, transaction.publish(), row, digest),
+            )
+            roots.keep_membership(transaction, row, digest, version, True, found[0])
             gone.append(digest)
         named += [child for (child,) in connection.execute(CHILDREN, (digest,))]
         waiting += [child for (child,) in connection.execute(UNNEEDED, {"row": row, "digest": digest})]

@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository
-from proxy.store import conflicting, keeping, tagrows, tagstate
+from proxy.store import conflicting, keeping, roots, tagrows, tagstate
 from proxy.store.errors import Pinned
 from proxy.store.exchanged import MembershipChange, Past, PinChange, TagChange, is_ahead
 from proxy.store.tagstate import State, state_of
@@ -151,6 +151,7 @@ def merge_membership(
                 "UPDATE membership SET root = ?, seq = ? WHERE repository = ? AND digest = ?",
                 (root, transaction.publish(), row, record.digest),
             )
+            roots.keep_membership(transaction, row, record.digest, known[0], known[1], root)
             merged.memberships += 1
         return
     proved_at = min(record.proved_at, now)
@@ -158,6 +159,7 @@ def merge_membership(
         _PUT_MEMBERSHIP,
         (row, record.digest, record.proof, proved_at, record.version, record.removed, root, transaction.publish()),
     )
+    roots.keep_membership(transaction, row, record.digest, record.version, record.removed, root)
     merged.memberships += 1
     if record.removed and known is not None and not known[1]:
         children = () if merged.void_all else connection.execute(CHILDREN, (record.digest, MOST_NAMED + 1))

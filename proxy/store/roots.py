@@ -2,8 +2,8 @@
 
 place: of repository and key, in whose order ranges are compared. mark: of what the record says, besides; marks are
 added up to fingerprints. The key of the hashes, the mesh key, belongs to a catalog: without it nobody can look for
-records whose marks cancel out. Triggers of the schema keep the rows of this catalog's own roots with the functions that
-are registered here, whichever process writes; a connection that lacks them cannot write.
+records whose marks cancel out. Whoever writes a tag or a membership keeps its row here in the same transaction, with
+`keep_tag` and `keep_membership`; fingerprints follow by triggers. A membership that is no root costs nothing more so.
 """
 
 from __future__ import annotations
@@ -28,28 +28,19 @@ REKEYING = "rekeying"
 
 MESH = "SELECT value FROM meta WHERE key = 'mesh'"
 CLEAR = "DELETE FROM root WHERE peer = 0 AND place IN (SELECT place FROM root WHERE peer = 0 LIMIT ?)"
+KEEP = """
+    INSERT INTO root (peer, place, repository, mark, key) VALUES (0, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET mark = excluded.mark
+"""
 TAGS = """
-    INSERT INTO root (peer, place, repository, mark, key)
-    SELECT 0, root_place(meta.value, upstream, path, 't:' || name), tag.repository,
-        tag_mark(meta.value, upstream, path, name, digest, generation, version, base, origin, others), 't:' || name
-    FROM tag INDEXED BY tag_seq CROSS JOIN repository ON repository.id = tag.repository
-    CROSS JOIN meta ON meta.key = 'mesh'
-    WHERE seq > :after AND seq <= :upto ON CONFLICT DO UPDATE SET mark = excluded.mark
+    SELECT seq, repository, name, digest, generation, version, base, origin, media_type, size, observed_at, others
+    FROM tag INDEXED BY tag_seq WHERE seq > ? ORDER BY seq LIMIT ?
 """
 MEMBERSHIPS = """
-    INSERT INTO root (peer, place, repository, mark, key)
-    SELECT 0, root_place(meta.value, upstream, path, 'm:' || digest), membership.repository,
-        membership_mark(meta.value, upstream, path, digest, version, removed, root), 'm:' || digest
-    FROM membership INDEXED BY membership_root_seq CROSS JOIN repository ON repository.id = membership.repository
-    CROSS JOIN meta ON meta.key = 'mesh'
-    WHERE root IS NOT NULL AND seq > :after AND seq <= :upto ON CONFLICT DO UPDATE SET mark = excluded.mark
+    SELECT seq, repository, digest, version, removed, root
+    FROM membership INDEXED BY membership_root_seq WHERE root IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?
 """
-UPTO_TAGS = "SELECT max(seq) FROM (SELECT seq FROM tag INDEXED BY tag_seq WHERE seq > ? ORDER BY seq LIMIT ?)"
-UPTO_MEMBERSHIPS = (
-    "SELECT max(seq) FROM (SELECT seq FROM membership INDEXED BY membership_root_seq "
-    "WHERE root IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?)"
-)
-_FILLING = {"tags": (UPTO_TAGS, TAGS, "memberships"), "memberships": (UPTO_MEMBERSHIPS, MEMBERSHIPS, "")}
+STATEMENTS = (MESH, TAGS, MEMBERSHIPS)
 
 
 class Marks:
@@ -74,11 +65,22 @@ class Marks:
         return key, self.place(repository, key), mark
 
 
-def register(connection: sqlite3.Connection) -> None:
-    """Give a connection the functions that the triggers call."""
-    connection.create_function("root_place", 4, _place, deterministic=True)
-    connection.create_function("tag_mark", 10, _mark_of_tag, deterministic=True)
-    connection.create_function("membership_mark", 7, _mark_of_membership, deterministic=True)
+def keep_tag(transaction: Transaction, repository: int, name: str, state: State) -> None:
+    """Keep the row of a tag of this catalog, which is `state` now."""
+    names, mesh = transaction.name(repository), transaction.mesh
+    mark = _mark_of_state(mesh, *names, name, state)
+    _keep(transaction, repository, _place(mesh, *names, f"t:{name}"), mark, f"t:{name}")
+
+
+def keep_membership(
+    transaction: Transaction, repository: int, digest: str, version: int, removed: bool, root: str | None
+) -> None:
+    """Keep the row of a membership of this catalog; what is no root (None) has none."""
+    if root is None:
+        return
+    names, mesh = transaction.name(repository), transaction.mesh
+    mark = _mark_of_membership(mesh, *names, digest, version, removed, root)
+    _keep(transaction, repository, _place(mesh, *names, f"m:{digest}"), mark, f"m:{digest}")
 
 
 def read_mesh(connection: sqlite3.Connection) -> bytes:
@@ -91,16 +93,16 @@ def rekey(transaction: Transaction, mesh: bytes) -> bool:
 
     What is written meanwhile is under the new key; until the end own fingerprints are none.
     """
-    connection = transaction.connection
-    if read_mesh(connection) != mesh:
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'mesh'", (mesh,))
-        _note(connection, "clear")
-        return True
-    return go_on(transaction)
+    if transaction.mesh == mesh:
+        return go_on(transaction)
+    transaction.connection.execute("UPDATE meta SET value = ? WHERE key = 'mesh'", (mesh,))
+    _note(transaction.connection, "clear")
+    transaction.mesh = mesh
+    return True
 
 
 def go_on(transaction: Transaction) -> bool:
-    """Take the next step of what `rekey` began, if it was ever cut short. True while there is more."""
+    """Take the next step of what `rekey`, or a migration, began, if it was ever cut short. True while there is more."""
     connection = transaction.connection
     found = connection.execute("SELECT value FROM meta WHERE key = ?", (REKEYING,)).fetchone()
     if found is None:
@@ -110,13 +112,17 @@ def go_on(transaction: Transaction) -> bool:
         if connection.execute(CLEAR, (STEP_ROWS,)).rowcount == 0:
             _note(connection, "tags:-1")
         return True
-    upto_statement, fill, following = _FILLING[kind]
-    upto = connection.execute(upto_statement, (int(after), STEP_ROWS)).fetchone()[0]
-    if upto is not None:
-        connection.execute(fill, {"after": int(after), "upto": upto})
-        _note(connection, f"{kind}:{upto}")
-    elif following:
-        _note(connection, f"{following}:-1")
+    rows = connection.execute(TAGS if kind == "tags" else MEMBERSHIPS, (int(after), STEP_ROWS)).fetchall()
+    if kind == "tags":
+        for _, repository, name, *entry, others in rows:
+            keep_tag(transaction, repository, name, (Past(*entry), *read_others(others)))
+    else:
+        for _, *membership in rows:
+            keep_membership(transaction, *membership)
+    if rows:
+        _note(connection, f"{kind}:{rows[-1][0]}")
+    elif kind == "tags":
+        _note(connection, "memberships:-1")
     else:
         connection.execute("DELETE FROM meta WHERE key = ?", (REKEYING,))
         return False
@@ -125,6 +131,10 @@ def go_on(transaction: Transaction) -> bool:
 
 def _note(connection: sqlite3.Connection, progress: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (REKEYING, progress))
+
+
+def _keep(transaction: Transaction, repository: int, place: int, mark: int, key: str) -> None:
+    transaction.connection.execute(KEEP, (place, repository, mark, key))
 
 
 def _place(mesh: bytes, upstream: str, path: str, key: str) -> int:
@@ -137,22 +147,6 @@ def _mark_of_membership(
     return _hash(mesh, b"membership", (upstream, path, digest, version, bool(removed), root))
 
 
-def _mark_of_tag(
-    mesh: bytes,
-    upstream: str,
-    path: str,
-    name: str,
-    digest: str | None,
-    generation: int,
-    version: int,
-    base: int,
-    origin: str,
-    others: bytes | None,
-) -> int:
-    current = Past(digest, generation, version, base, origin, None, None, 0.0)
-    return _mark_of_state(mesh, upstream, path, name, (current, *read_others(others)))
-
-
 def _mark_of_state(mesh: bytes, upstream: str, path: str, name: str, state: State) -> int:
     says = [(entry.digest, entry.generation, entry.version, entry.base, entry.origin) for entry in state]
     return _hash(mesh, b"tag", (upstream, path, name, says))
@@ -163,4 +157,4 @@ def _hash(mesh: bytes, kind: bytes, said: Sequence[object]) -> int:
     return int.from_bytes(hashed.digest(), "big", signed=True)
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode = msgspec.msgpack.Encoder(enc_hook=str).encode

@@ -20,9 +20,9 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
     counter     totals kept by triggers, so that nobody counts rows
     cursor      up to which `seq` of another catalog, named by its epoch, all records were taken over (see `feed`)
     upload      a digest that the bucket is still to be given; `held`: nobody may take it away before that
-    root        what regions compare: the tags and the manifests at the top of `peer` (0: of this catalog, kept by
-                triggers). place: a hash of repository and key, in whose order ranges are compared; mark: a hash of what
-                the record says; key: `t:<tag>` or `m:<digest>`, of this catalog's own alone (see `roots`)
+    root        what regions compare: the tags and the manifests at the top of `peer` (0: of this catalog). place: a
+                hash of repository and key, in whose order ranges are compared; mark: a hash of what the record says;
+                key: `t:<tag>` or `m:<digest>`, of this catalog's own alone (see `roots`)
     fingerprint the sum of the marks of one peer's repository (0: of all), as two halves, and their number; kept by
                 triggers
     peer        other regions by name; mesh: the key of that region's hashes
@@ -43,7 +43,6 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from proxy.store import roots
 from proxy.store.errors import CatalogTooNew
 from proxy.store.steps import STEPS
 
@@ -182,7 +181,6 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
-        roots.register(connection)
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
             raise CatalogTooNew(

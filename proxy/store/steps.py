@@ -57,28 +57,11 @@ _FLEET = (
     "CREATE INDEX upload_next ON upload (next_at)",
 )
 
-_OF_TAG = """
-    INSERT INTO root (peer, place, repository, mark, key)
-    SELECT 0, root_place(meta.value, upstream, path, 't:' || new.name), new.repository,
-        tag_mark(meta.value, upstream, path, new.name, new.digest, new.generation, new.version, new.base, new.origin,
-            new.others),
-        't:' || new.name
-    FROM repository CROSS JOIN meta ON meta.key = 'mesh'
-"""
-_OF_MEMBERSHIP = """
-    INSERT INTO root (peer, place, repository, mark, key)
-    SELECT 0, root_place(meta.value, upstream, path, 'm:' || new.digest), new.repository,
-        membership_mark(meta.value, upstream, path, new.digest, new.version, new.removed, new.root),
-        'm:' || new.digest
-    FROM repository CROSS JOIN meta ON meta.key = 'mesh'
-"""
-
 _REGIONS = (
     "ALTER TABLE tag ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tag ADD COLUMN base INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE tag ADD COLUMN others BLOB",
     "ALTER TABLE membership ADD COLUMN root TEXT",
-    "CREATE INDEX membership_root_seq ON membership (seq) WHERE root IS NOT NULL",
     "INSERT INTO meta VALUES ('mesh', randomblob(32))",
     "CREATE TABLE peer (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, mesh BLOB)",
     "CREATE TABLE position (peer INTEGER NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, "
@@ -119,27 +102,18 @@ _REGIONS = (
             records = records - 1 WHERE peer = old.peer AND repository IN (0, old.repository);
     END
     """,
-    *(
-        f"CREATE TRIGGER tag_{when} AFTER {event} ON tag BEGIN {_OF_TAG} WHERE repository.id = new.repository "
-        "ON CONFLICT DO UPDATE SET mark = excluded.mark; END"
-        for when, event in (
-            ("rooted", "INSERT"),
-            ("remarked", "UPDATE OF digest, generation, version, base, origin, others"),
-        )
-    ),
-    *(
-        f"CREATE TRIGGER membership_{when} AFTER {event} ON membership WHEN new.root IS NOT NULL BEGIN "
-        f"{_OF_MEMBERSHIP} WHERE repository.id = new.repository "
-        "ON CONFLICT DO UPDATE SET mark = excluded.mark; END"
-        for when, event in (("rooted", "INSERT"), ("remarked", "UPDATE OF version, removed, root"))
-    ),
     """
-    UPDATE membership SET root = coalesce((SELECT subject FROM referrer WHERE digest = membership.digest), '')
+    UPDATE membership SET root = coalesce((SELECT max(subject) FROM referrer WHERE digest = membership.digest), '')
         WHERE EXISTS (SELECT 1 FROM blob WHERE digest = membership.digest AND media_type IS NOT NULL)
         AND (EXISTS (SELECT 1 FROM referrer WHERE digest = membership.digest)
             OR NOT EXISTS (SELECT 1 FROM edge WHERE child = membership.digest))
     """,
-    f"{_OF_TAG.replace('new.', 'tag.')} CROSS JOIN tag ON tag.repository = repository.id",
+    "CREATE INDEX membership_root_seq ON membership (seq) WHERE root IS NOT NULL",
+    # Other nodes of a fleet know of roots that this one does not, and tell it without a new `seq`.
+    "DELETE FROM cursor",
+    # The rows are made by steps, as after another mesh key.
+    "INSERT INTO meta SELECT 'rekeying', 'tags:-1' WHERE EXISTS (SELECT 1 FROM tag) "
+    "OR EXISTS (SELECT 1 FROM membership)",
 )
 
 STEPS: dict[int, tuple[str, ...]] = {

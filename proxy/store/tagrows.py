@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from proxy.store import roots
 from proxy.store.exchanged import Past
 from proxy.store.tagstate import State, read_others, write_others
 from proxy.store.writer import Transaction
@@ -80,3 +81,4 @@ def _put(transaction: Transaction, statement: str, repository: int, name: str, s
             transaction.publish(),
         ),
     )
+    roots.keep_tag(transaction, repository, name, state)

@@ -39,6 +39,7 @@ class Transaction:
         self.region = region
         self.begin()
         self._repositories: dict[Repository, int] = {}
+        self._names: dict[int, tuple[str, str]] = {}
         self._callbacks: list[Callable[[], None]] = []
 
     def begin(self) -> None:
@@ -96,6 +97,18 @@ class Transaction:
         self._repositories[repository] = int(found[0])
         return int(found[0])
 
+    def name(self, row: int) -> tuple[str, str]:
+        """Return upstream and path of the repository with this row id."""
+        known = self._names.get(row)
+        if known is None:
+            upstream, path = self.connection.execute(
+                "SELECT upstream, path FROM repository WHERE id = ?", (row,)
+            ).fetchone()
+            if len(self._names) >= _MAX_ENTRIES:
+                self._names.clear()
+            known = self._names[row] = upstream, path
+        return known
+
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` in the event loop once this is committed, before the caller hears of it."""
         self._callbacks.append(callback)
@@ -103,6 +116,7 @@ class Transaction:
     def rolled_back(self, mark: int = 0) -> None:
         """Forget what did not come to pass since `mark`."""
         self._repositories.clear()
+        self._names.clear()
         self._saved = (-1, -1)
         del self._callbacks[mark:]
 
