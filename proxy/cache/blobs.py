@@ -10,6 +10,7 @@ from proxy.cache import plan
 from proxy.cache.fill import Admission, Fill
 from proxy.cache.flights import Flights
 from proxy.cache.membership import Membership
+from proxy.cache.near import Asker, Fleet
 from proxy.cache.negatives import Negatives
 from proxy.cache.reader import FileReader, FillReader, StoredReader
 from proxy.cache.relay import Oversized, relay
@@ -48,7 +49,7 @@ def _narrowed(given: NodeBlob, span: ByteRange | None) -> NodeBlob:
 class Blobs:
     """Opens blobs for repositories that are known to contain them (P43), filling what is missing.
 
-    `alone`: nobody is near, so that without an upstream nothing can be filled.
+    Where nobody is near (`fleet.alone`) nothing can be filled without an upstream.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class Blobs:
         membership: Membership,
         negatives: Negatives,
         upstreams: Upstreams,
-        *,
-        alone: bool,
+        fleet: Fleet,
     ) -> None:
-        self._sources = upstreams.of if alone else upstreams.for_fill
+        self._sources = upstreams.of if fleet.alone else upstreams.for_fill
+        self._fleet = fleet
         self._store = store
         self._flights = flights
         self._membership = membership
@@ -110,15 +111,24 @@ class Blobs:
     async def for_region(
         self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool
     ) -> NodeBlob:
-        """Open the blob for another region, if the repository contains it (P43). As `for_node`."""
-        given = await self.for_node(repository, digest, span, held=held, least=Lender.REGION)
+        """Open the blob for another region, if the repository contains it (P43); `held`: only if it is stored here.
+
+        What another node or the bucket has is read along as it comes here. As `for_node`.
+        """
+        only_here = held and not await self._is_in_fleet(repository, digest)
+        given = await self.for_node(repository, digest, span, held=only_here, asker=Asker.REGION)
         if given.proven:
             return given
         given.stream.close()
         if held:
             raise BlobUnknown(f"{digest} is not known to be in {repository}")
         await self._membership.stat_blob(repository, digest)
-        return await self.for_node(repository, digest, span, held=held, least=Lender.REGION)
+        return await self.for_node(repository, digest, span, held=False, asker=Asker.REGION)
+
+    async def _is_in_fleet(self, repository: Repository, digest: Digest) -> bool:
+        """Tell whether somebody near has stored what this node has not."""
+        record = await self._store.catalog.blob(digest)
+        return not (record is not None and record.present) and bool(await self._fleet.keepers(repository, digest))
 
     async def for_node(
         self,
@@ -127,11 +137,11 @@ class Blobs:
         span: ByteRange | None,
         *,
         held: bool,
-        least: Lender = Lender.NODE,
+        asker: Asker = Asker.NODE,
     ) -> NodeBlob:
         """Open the blob for another node, which judges itself who may read it; `held`: only if it is stored.
 
-        A fill is joined, or begun, whose bytes come from nobody from `least` on. Raises BlobUnknown,
+        A fill is joined, or begun, that waits for nobody for whom `asker` may not wait. Raises BlobUnknown,
         RangeNotSatisfiable, GatewayTimeout, BadContent where bytes before `span` may have been wrong, Transient.
         """
         for _ in range(ROUNDS):
@@ -150,9 +160,9 @@ class Blobs:
                 expected = await self._store.catalog.expected_size(digest)
                 sources = self._sources(repository)
                 fill = self._flights.running(digest) or self._flights.start(
-                    digest, repository, sources, expected, for_node=True
+                    digest, repository, sources, expected, asker
                 )
-            if await fill.admits_other(least):
+            if await fill.admits_other(Lender.REGION if asker is Asker.REGION else Lender.NODE):
                 self._flights.joined(fill)
                 assert fill.current is not None
                 proven = repository in fill.supply.proven
@@ -242,7 +252,7 @@ class Blobs:
                 return await self._over(fill)
             raise
         if admission is Admission.YES:
-            fill.for_node = False
+            fill.asker = Asker.CLIENT
         return admission
 
     async def _over(self, fill: Fill) -> Admission:

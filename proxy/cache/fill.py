@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from proxy.cache.following import Follower
 from proxy.cache.generation import Generation
 from proxy.cache.lead import Lead, Means
+from proxy.cache.near import Asker
 from proxy.cache.plan import Candidate, Roster
 from proxy.cache.progress import Signal
 from proxy.cache.relay import Oversized
@@ -71,7 +72,7 @@ class FillStatus:
 class Fill:
     """See the module. `expected` is the size that a verified manifest gave, if any, in bytes.
 
-    `for_node`: only other nodes have asked for it so far, so that it is filled from the upstream or the bucket alone.
+    `asker`: for whom it was begun, unless clients read it by now: others wait for less.
     """
 
     def __init__(
@@ -82,12 +83,12 @@ class Fill:
         means: Means,
         *,
         expected: int | None,
-        for_node: bool,
+        asker: Asker,
         on_mismatch: Callable[[Candidate | None], None],
     ) -> None:
         self.digest = digest
         self.owner = owner
-        self.for_node = for_node
+        self.asker = asker
         self.current: Generation | None = None
         self.readers = 0
         self._waiting = 0

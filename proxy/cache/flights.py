@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from metrics.events import Emit, FillJoined
 from proxy.cache.fill import Fill, FillStatus
 from proxy.cache.lead import Means
-from proxy.cache.near import Fleet
+from proxy.cache.near import Asker, Fleet
 from proxy.cache.once import Background
 from proxy.cache.plan import Candidate, Roster
 from proxy.cache.progress import Signal
@@ -140,12 +140,11 @@ class Flights:
         repository: Repository,
         sources: Sequence[Source],
         expected: int | None,
-        *,
-        for_node: bool = False,
+        asker: Asker = Asker.CLIENT,
     ) -> Fill:
         """Start the fill of `digest`, which is not under way. `expected` is its size in bytes, if it is known.
 
-        `for_node`: another node asks for it, so that it may wait for none.
+        `asker` says for whom: that decides whom it may wait for.
 
         At most `AT_ONCE` run, as many wait; Unavailable is raised beyond that.
         """
@@ -158,7 +157,7 @@ class Flights:
             roster,
             self._means,
             expected=expected,
-            for_node=for_node,
+            asker=asker,
             on_mismatch=lambda culprit: self._mismatch(digest, culprit),
         )
         self._add(fill, repository, sources)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from metrics.events import Emit, FillFinished, FillResumed, FillStarted, VerificationFailed
 from proxy.cache.generation import Generation
-from proxy.cache.near import Fleet
+from proxy.cache.near import Asker, Fleet
 from proxy.cache.plan import Candidate, releasable
 from proxy.cache.progress import Verdict
 from proxy.cache.supply import Delivery, SizeConflict, Supply, Withdrawn, Witness
@@ -50,14 +50,14 @@ class Means:
 class Shown(Protocol):
     """The fill, as far as who leads it may touch it. `received`: bytes that came from sources.
 
-    for_node: only other nodes want it, so that it may wait for none.
+    asker: for whom it is fetched, a client as soon as one wants it.
     """
 
     digest: Digest
     owner: Repository
     supply: Supply
     received: int
-    for_node: bool
+    asker: Asker
 
     def announce(self, generation: Generation) -> None:
         """Show readers a new generation."""
@@ -118,7 +118,7 @@ class Lead:
         upstream = self._fill.owner.upstream
         self._emit(FillStarted(upstream, spool.contiguous if spool is not None else 0))
         try:
-            async with self._fleet.flight(self.digest, self._fill.owner, for_node=self._fill.for_node) as flight:
+            async with self._fleet.flight(self.digest, self._fill.owner, self._fill.asker) as flight:
                 self.supply.flight, self.supply.tell_lender = flight, self._claim.borrows
                 while (size := await self._generation(spool)) is None:
                     spool = None

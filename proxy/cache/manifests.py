@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from proxy.cache.membership import Membership
-from proxy.cache.near import Fleet, Flight, NearManifest
+from proxy.cache.near import Asker, Fleet, Flight, NearManifest
 from proxy.cache.negatives import Key, Negatives
 from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
@@ -106,10 +107,10 @@ class Manifests:
     async def for_region(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
         """Return the manifest for another region, if the repository contains it (P43); `held`: only if it is stored.
 
-        What is not stored is asked of the upstream alone, beside whatever else fetches it here: that may wait for the
-        very region that asks. Raises ManifestUnknown, Transient.
+        What nobody here has is asked of the upstream alone, beside whatever else fetches it here: that may wait for
+        the very region that asks. Raises ManifestUnknown, Transient.
         """
-        given = await self._given(repository, digest)
+        given = await self._given(repository, digest) or await self._of_fleet(repository, digest)
         if given is None and held:
             raise ManifestUnknown(f"{digest} is not stored by this region")
         if given is None:
@@ -118,7 +119,19 @@ class Manifests:
             if held:
                 raise ManifestUnknown(f"{digest} is not known to be in {repository}")
             await self._membership.stat_manifest(repository, digest)
+        if not given.servable and await self._fleet.has_image(repository, digest, Asker.REGION):
+            return replace(given, servable=True)
         return given
+
+    async def _of_fleet(self, repository: Repository, digest: Digest) -> NearManifest | None:
+        """Return what another node, or the bucket, has stored; it is kept where it is proven."""
+        for source in await self._fleet.keepers(repository, digest):
+            with suppress(RegistryError):
+                found = await source.manifest(repository, digest)
+                if found.proven:
+                    await self._keep(repository, found, shared=True)
+                return found
+        return None
 
     async def _from_upstream(self, repository: Repository, digest: Digest) -> NearManifest:
         found = await self._upstreams.ask(

@@ -9,6 +9,7 @@ knows of that it says (`proven`, `anonymous`), and the cache judges (P43).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,15 @@ from proxy.store.exchanged import TagChange
 from proxy.store.records import TagRecord
 
 Kind = Literal["manifest", "blob"]
+
+
+class Asker(enum.Enum):
+    """For whom something is fetched. A node waits for no node; a region for no node and no region: who waits in a
+    circle waits for ever. Whoever has it stored may be asked for a region, and for a client anybody."""
+
+    CLIENT = "client"
+    NODE = "node"
+    REGION = "region"
 
 
 class NearStream(BlobStream, Protocol):
@@ -145,9 +155,13 @@ class Fleet(Protocol):
         ...
 
     def flight(
-        self, digest: Digest, repository: Repository, *, for_node: bool = False
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
     ) -> AbstractAsyncContextManager[Flight]:
-        """Enter the download of a digest; one at a time in this node. `for_node`: a node waits for it (see `next`)."""
+        """Enter the download of a digest; one at a time in this node. `asker`: who waits for it (see `next`)."""
+        ...
+
+    async def keepers(self, repository: Repository, digest: Digest) -> Sequence[NearSource]:
+        """Return who of this fleet has it stored, its bucket last: none of them waits for anybody."""
         ...
 
     def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AbstractAsyncContextManager[TagFlight]:
@@ -165,7 +179,7 @@ class Fleet(Protocol):
         """Tell the fleet of a 404, for so many seconds. Never of a 401 or 403."""
         ...
 
-    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+    async def has_image(self, repository: Repository, digest: Digest, asker: Asker = Asker.CLIENT) -> bool:
         """Tell whether somebody near has the manifest and its blobs: it may be served though no upstream answers."""
         ...
 
@@ -235,9 +249,12 @@ class Alone:
 
     @asynccontextmanager
     async def flight(
-        self, digest: Digest, repository: Repository, *, for_node: bool = False
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
     ) -> AsyncIterator[Solitary]:
         yield Solitary()
+
+    async def keepers(self, repository: Repository, digest: Digest) -> Sequence[NearSource]:
+        return ()
 
     @asynccontextmanager
     async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[Solitary]:
@@ -249,5 +266,5 @@ class Alone:
     def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
         """Nobody listens."""
 
-    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+    async def has_image(self, repository: Repository, digest: Digest, asker: Asker = Asker.CLIENT) -> bool:
         return False

@@ -61,7 +61,7 @@ class ReadThrough:
         self._negatives = negatives = Negatives(lambda upstream: policy(upstream).negative_ttl, fleet=fleet)
         membership = Membership(store.catalog, negatives, upstreams, background)
         self._flights = Flights(store, background, executor, emit, fleet, membership.vouch, patience)
-        self._blobs = Blobs(store, self._flights, membership, negatives, upstreams, alone=fleet.alone)
+        self._blobs = Blobs(store, self._flights, membership, negatives, upstreams, fleet)
         turns = Turns(store)
         self._manifests = Manifests(store, membership, negatives, upstreams, background, turns, fleet)
         self._tags = Tags(

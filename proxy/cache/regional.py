@@ -8,10 +8,10 @@ The last only where the upstream did not give it. What another node or region wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from proxy.cache.near import Fleet, Flight, Kind, NearSource, Regions, TagFlight
+from proxy.cache.near import Asker, Fleet, Flight, Kind, NearSource, Regions, TagFlight
 from proxy.cache.plan import PROGRESS
 from proxy.oci.digest import Digest
 from proxy.oci.errors import NotFound, RegistryError
@@ -92,10 +92,16 @@ class RegionalFleet:
         self._regions = regions
 
     @asynccontextmanager
-    async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
+    async def flight(
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
+    ) -> AsyncIterator[Flight]:
         """See `near.Fleet`."""
-        async with self._fleet.flight(digest, repository, for_node=for_node) as flight:
-            yield flight if for_node else RegionalFlight(flight, self._regions, repository)
+        async with self._fleet.flight(digest, repository, asker) as flight:
+            yield RegionalFlight(flight, self._regions, repository) if asker is Asker.CLIENT else flight
+
+    async def keepers(self, repository: Repository, digest: Digest) -> Sequence[NearSource]:
+        """See `near.Fleet`."""
+        return await self._fleet.keepers(repository, digest)
 
     def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AbstractAsyncContextManager[TagFlight]:
         """See `near.Fleet`."""
@@ -109,10 +115,12 @@ class RegionalFleet:
         """See `near.Fleet`."""
         self._fleet.note_missing(kind, repository, reference, said, seconds)
 
-    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+    async def has_image(self, repository: Repository, digest: Digest, asker: Asker = Asker.CLIENT) -> bool:
         """See `near.Fleet`."""
-        if await self._fleet.has_image(repository, digest):
+        if await self._fleet.has_image(repository, digest, asker):
             return True
+        if asker is not Asker.CLIENT:
+            return False
         for source in self._regions.sources(repository, start=False):
             try:
                 async with asyncio.timeout(IMAGE_SECONDS):

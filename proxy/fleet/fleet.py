@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import msgspec
 
-from proxy.cache.near import Flight, Kind, Shelf, TagFlight, TagSaid
+from proxy.cache.near import Asker, Flight, Kind, NearSource, Shelf, TagFlight, TagSaid
 from proxy.fleet.flight import DigestFlight, Others
 from proxy.fleet.leases import Lease, Leases, Said
 from proxy.fleet.link import LinkDown
@@ -52,13 +52,25 @@ class SharedFleet:
         self._shelf = shelf
 
     @asynccontextmanager
-    async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
+    async def flight(
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
+    ) -> AsyncIterator[Flight]:
         """See `near.Fleet`."""
-        flight = DigestFlight(digest, repository, self._others, self._shelf, for_node=for_node)
+        flight = DigestFlight(digest, repository, self._others, self._shelf, asker)
         try:
             yield flight
         finally:
             flight.leave()
+
+    async def keepers(self, repository: Repository, digest: Digest) -> Sequence[NearSource]:
+        """See `near.Fleet`."""
+        sources: list[NearSource] = []
+        if self._others is not None:
+            sources += await self._others.holders.who_have(repository, digest)
+        with suppress(Transient):
+            if self._shelf is not None and await self._shelf.has(digest):
+                sources.append(self._shelf)
+        return sources
 
     @asynccontextmanager
     async def tag_flight(self, repository: Repository, tag: Tag, max_age: float) -> AsyncIterator[TagFlight]:
@@ -94,7 +106,7 @@ class SharedFleet:
         if self._others is not None:
             self._others.answers.note_missing(kind, repository, reference, said, seconds)
 
-    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+    async def has_image(self, repository: Repository, digest: Digest, asker: Asker = Asker.CLIENT) -> bool:
         """See `near.Fleet`."""
         if self._others is not None and await self._others.holders.of_image(repository, digest):
             return True

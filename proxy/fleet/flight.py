@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.cache.near import NearSource
+from proxy.cache.near import Asker, NearSource
 from proxy.cache.once import Background
 from proxy.cache.plan import PROGRESS
 from proxy.fleet.answers import Answers
@@ -53,7 +53,7 @@ class Others:
 class DigestFlight:
     """A Flight. `others` None: there is the shelf alone. Make it, use it, `leave` it.
 
-    for_node: another node waits for it, so that no node may be asked.
+    asker: who waits for it. Only a client's may follow; a node's asks no node, a region's those who have it stored.
     """
 
     def __init__(
@@ -62,8 +62,7 @@ class DigestFlight:
         repository: Repository,
         others: Others | None,
         shelf: NearSource | None,
-        *,
-        for_node: bool,
+        asker: Asker,
     ) -> None:
         self.lost = False
         self.following = False
@@ -71,7 +70,7 @@ class DigestFlight:
         self._repository = repository
         self._others = others
         self._shelf = shelf
-        self._for_node = for_node
+        self._asker = asker
         self._placed = False
         self._ours: Lease | None = None
         self._leader: Lease | None = None
@@ -129,7 +128,7 @@ class DigestFlight:
     async def _choose(self) -> NearSource | None:
         others = self._others
         if self._leader is not None and others is not None:
-            if self._for_node:
+            if self._asker is not Asker.CLIENT:
                 raise GatewayTimeout(
                     f"another node leads the download of {self._digest}: ask that one, or the upstream"
                 )
@@ -139,7 +138,7 @@ class DigestFlight:
                 self.following = True
                 return source
             self._leader = None
-        if others is not None and not self._for_node:
+        if others is not None and self._asker is not Asker.NODE:
             if not self._holders and not self._searched:
                 self._searched = True
                 self._holders = await others.holders.ask(self._repository, self._digest)

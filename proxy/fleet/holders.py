@@ -13,7 +13,7 @@ from time import monotonic
 
 from proxy.fleet.leases import Leases
 from proxy.fleet.link import LinkDown
-from proxy.fleet.neighbour import Neighbour
+from proxy.fleet.neighbour import HAS_SECONDS, Neighbour
 from proxy.fleet.neighbours import Neighbours
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository
@@ -21,7 +21,7 @@ from proxy.oci.names import Repository
 ASKED_MOST = 16
 ASK_SECONDS = 0.15
 SILENT_SECONDS = 5.0
-IMAGE_MOST = 3
+HINTED_MOST = 3
 
 
 class Holders:
@@ -62,15 +62,24 @@ class Holders:
         others = self._others()
         return [url for url in urls if url in others] if others else urls
 
+    async def who_have(self, repository: Repository, digest: Digest) -> list[Neighbour]:
+        """Return nodes that say that they have stored the digest."""
+        hinted = self._nodes((await self._hinted(digest))[:HINTED_MOST])
+        answers = await asyncio.gather(*(node.has(repository, digest, HAS_SECONDS) for node in hinted))
+        found = [node for node, has in zip(hinted, answers, strict=True) if has]
+        return found or self._nodes(await self.ask(repository, digest))
+
     async def of_image(self, repository: Repository, digest: Digest) -> bool:
         """Tell whether a node has the manifest and its blobs."""
-        try:
-            found = await self.present(await self._leases.holders(str(digest)))
-        except LinkDown:
-            found = []
-        found = found or await self.ask(repository, digest)
-        asked = self._nodes(found[:IMAGE_MOST])
+        found = await self._hinted(digest) or await self.ask(repository, digest)
+        asked = self._nodes(found[:HINTED_MOST])
         return any(await asyncio.gather(*(node.has_image(repository, digest) for node in asked)))
+
+    async def _hinted(self, digest: Digest) -> Sequence[str]:
+        try:
+            return await self.present(await self._leases.holders(str(digest)))
+        except LinkDown:
+            return ()
 
     def _nodes(self, urls: Sequence[str]) -> list[Neighbour]:
         nodes = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from metrics.events import Event
-from proxy.cache.near import Alone, Kind, NearManifest, NearSource, NearStream, Solitary, TagAtHome, TagSaid
+from proxy.cache.near import Alone, Asker, Kind, NearManifest, NearSource, NearStream, Solitary, TagAtHome, TagSaid
 from proxy.cache.reader import FileReader
 from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemoryBlob, MemorySource
@@ -157,7 +157,9 @@ class Fleet(Alone):
         self.whole: set[Digest] = set()
 
     @asynccontextmanager
-    async def flight(self, digest: Digest, repository: Repository, *, for_node: bool = False) -> AsyncIterator[Flight]:
+    async def flight(
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
+    ) -> AsyncIterator[Flight]:
         yield Flight(self)
 
     @asynccontextmanager
@@ -170,7 +172,7 @@ class Fleet(Alone):
     def note_missing(self, kind: Kind, repository: Repository, reference: Reference, said: str, seconds: float) -> None:
         self.noted.append(said)
 
-    async def has_image(self, repository: Repository, digest: Digest) -> bool:
+    async def has_image(self, repository: Repository, digest: Digest, asker: Asker = Asker.CLIENT) -> bool:
         return digest in self.whole
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proxy.cache import following
-from proxy.cache.near import Alone, Fleet, Solitary
+from proxy.cache.near import Alone, Asker, Fleet, Solitary
 from proxy.cache.reader import FileReader
 from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemorySource
@@ -176,9 +176,9 @@ class Led(Alone):
 
     @asynccontextmanager
     async def flight(
-        self, digest: Digest, repository: Repository, *, for_node: bool = False
+        self, digest: Digest, repository: Repository, asker: Asker = Asker.CLIENT
     ) -> AsyncIterator[Solitary]:
-        yield Refusing() if for_node else Solitary()
+        yield Refusing() if asker is Asker.NODE else Solitary()
 
 
 class Refusing(Solitary):

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from metrics.events import ignore
+from proxy.cache import near
 from proxy.cache.near import Flight
 from proxy.cache.once import Background
 from proxy.cache.readthrough import ANSWER_SECONDS
@@ -58,7 +59,7 @@ async def flying(
     others: Sequence[str] = (),
     coming: Sequence[str] = (),
     secret: bytes | None = None,
-    for_node: bool = False,
+    waits: near.Asker = near.Asker.CLIENT,
 ) -> AsyncIterator[Flight]:
     """Be a node at `url` that downloads, and knows of `others`; when it looks it finds `coming` too."""
     async with AsyncExitStack() as stack:
@@ -72,7 +73,7 @@ async def flying(
             known.extend(url for url in coming if url not in known)
 
         fleet = sharing(link, Leases(link, url), asker, background, lambda: known, look)
-        async with fleet.flight(DIGEST, ALPINE, for_node=for_node) as flight:
+        async with fleet.flight(DIGEST, ALPINE, waits) as flight:
             yield flight
         await asyncio.sleep(0)
 
@@ -149,7 +150,7 @@ async def test_a_leader_that_does_not_believe_this_node_keeps_its_lease(link: Li
 
 async def test_what_a_node_waits_for_waits_for_no_node(link: Link, node: Node) -> None:
     await led_by(link, node.url)
-    async with flying(link, DEAD, others=[node.url], for_node=True) as flight:
+    async with flying(link, DEAD, others=[node.url], waits=near.Asker.NODE) as flight:
         with pytest.raises(GatewayTimeout):
             await flight.next()
     assert node.cache.asked == []
