@@ -18,6 +18,7 @@ from proxy.oci.errors import BadContent, RegistryError
 from proxy.oci.names import Repository, parse_path
 from proxy.store.copying import BEGIN, split
 from proxy.store.exchanged import Page, TagChange
+from proxy.store.tagstate import describes, state_of
 
 PROTOCOL = 2
 CHANGES = "/sync/v1/changes"
@@ -122,7 +123,7 @@ def _checked(page: Page) -> list[Repository]:
     for record in page.records:
         if record.at >= len(repositories) or record.seq > greatest or (record.seq <= last and page.copy is None):
             raise BadContent("its records are out of order, or of no repository")
-        if isinstance(record, TagChange) and record.digest and (record.media_type is None or record.size is None):
+        if isinstance(record, TagChange) and not describes(state_of(record)):
             raise BadContent("a tag says neither type nor size of what it is")
         last = record.seq
     return repositories

@@ -24,7 +24,7 @@ from proxy.regions.scope import Scope
 from proxy.store.exchanged import MembershipChange, TagChange
 from proxy.store.ranges import FANOUT, SPAN
 from proxy.store.remote import RootChange
-from proxy.store.tagstate import state_of
+from proxy.store.tagstate import describes, state_of
 from sync.packing import MARK_BYTES, PLACE_BYTES, SUM_BYTES
 
 PROTOCOL = 1
@@ -275,8 +275,6 @@ def _repositories(names: Sequence[tuple[str, str]], records: Sequence[RootChange
             raise BadContent("a region's answer is unreadable: a record is of no repository")
         if isinstance(record, MembershipChange) and record.root is None:
             raise BadContent("a region's answer is unreadable: it tells of a manifest that is no root")
-        if isinstance(record, TagChange) and not all(
-            said.digest is None or (said.media_type and said.size is not None) for said in state_of(record)
-        ):
+        if isinstance(record, TagChange) and not describes(state_of(record)):
             raise BadContent("a region's answer is unreadable: a tag says neither type nor size of what it is")
     return repositories

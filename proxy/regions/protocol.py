@@ -19,6 +19,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, NameInvalid, NotServed
 from proxy.oci.names import Repository, Tag, parse_path
 from proxy.store.exchanged import TagChange
+from proxy.store.tagstate import describes, state_of
 
 PING = "/v2/"
 TAG = "/sync/v1/tag"
@@ -101,6 +102,8 @@ def decode_tag(body: bytes) -> TagAtHome:
         said = msgspec.msgpack.decode(body, type=_TagBody)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadContent(f"what a region says of a tag is unreadable: {error}") from None
+    if not describes(state_of(said.record)):
+        raise BadContent("what a region says of a tag is unreadable: it says neither type nor size of what that is")
     return TagAtHome(said.record, max(0.0, said.age), said.region)
 
 

@@ -74,6 +74,11 @@ def state_of(change: TagChange) -> State:
     return (current, *change.others)
 
 
+def describes(state: State) -> bool:
+    """Tell whether all entries but a removal say type and size of what the tag was: without them none can be served."""
+    return all(entry.digest is None or (entry.media_type and entry.size is not None) for entry in state)
+
+
 def write_others(state: State) -> bytes | None:
     """Return what of a state is kept beside the present entry, for `read_others`."""
     return _encode(state[1:]) if len(state) > 1 else None

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from proxy.oci.errors import BadContent
 from proxy.oci.names import Repository
 from proxy.store.copying import BEGIN
-from proxy.store.exchanged import Cursor, MembershipChange, Page, PinChange, TagChange
+from proxy.store.exchanged import Cursor, MembershipChange, Page, Past, PinChange, TagChange
 from proxy.store.records import Proof
 from sync.records import JSON, MOST_WAIT, PROTOCOL, Question, decode, encode
 
 DIGEST = "sha256:" + "0" * 64
 TAG = TagChange(1, 0, "latest", 7, DIGEST, "application/x", 3, "eu", 1.0, 2.0)
 GONE = TagChange(2, 0, "old", 8, None, None, None, "", 1.0, 2.0)
+BEFORE = Past("sha256:" + "1" * 64, 0, 5, 0, "eu", "application/x", 3, 1.0)
+NEVER = Past(None, 0, 4, 0, "eu", None, None, 1.0)
 MEMBER = MembershipChange(3, 1, DIGEST, 9, False, Proof.HEAD, 1.0)
 PIN = PinChange(4, 1, DIGEST, 10, True, 1.0)
 NAMES = [("docker.io", "library/alpine"), ("ghcr.io", "a/b")]
@@ -29,7 +31,9 @@ def page(*records: TagChange | MembershipChange | PinChange, **more: object) -> 
 
 
 def test_a_page_is_read_as_it_was_written() -> None:
-    told = page(TAG, GONE, MEMBER, PIN, cursors=[Cursor("f", "http://b:1", 3)])
+    told = page(
+        msgspec.structs.replace(TAG, others=(BEFORE, NEVER)), GONE, MEMBER, PIN, cursors=[Cursor("f", "http://b:1", 3)]
+    )
     read, repositories = decode(encode(told))
     assert read == told
     assert repositories == [Repository("docker.io", "library/alpine"), Repository("ghcr.io", "a/b")]
@@ -54,6 +58,8 @@ def test_an_answer_without_news_is_small() -> None:
         page(msgspec.structs.replace(TAG, seq=10)),
         page(msgspec.structs.replace(TAG, digest="sha256:1234")),
         page(msgspec.structs.replace(TAG, media_type=None)),
+        page(msgspec.structs.replace(TAG, others=(msgspec.structs.replace(BEFORE, media_type=None),))),
+        page(msgspec.structs.replace(TAG, others=(msgspec.structs.replace(BEFORE, size=None),))),
         page(msgspec.structs.replace(TAG, version=1 << 63)),
         page(msgspec.structs.replace(TAG, name="no tag\n")),
         page(TAG, repositories=[("docker.io", "../etc")]),
