@@ -86,6 +86,11 @@ class Engine:
         """Return how `peer` stands."""
         return self._peers[peer].standing.report(self._holding.held(peer))
 
+    async def look(self) -> None:
+        """Count what waits, so that `report` tells it though nothing runs. Raises OSError, as the catalog does."""
+        for peer in self._peers.values():
+            await peer.standing.measure()
+
     async def once(self, peers: Sequence[str], force: bool = False, told: Told | None = None) -> PassReport:
         """Do all that waits of `peers` (none: of all), whatever is to be retried later too; return what was done.
 
@@ -230,7 +235,7 @@ class Engine:
                     peer=peer.name,
                     action="fetch",
                     reference=str(image),
-                    digest=image.digest,
+                    digest=str(image.digest),
                     size=size,
                     reason=reason,
                 )
@@ -245,6 +250,12 @@ class Engine:
                 action = "refuse" if refused else action
             digest = row.record.digest if decision.step is Step.HOLD else decision.digest
             planned.append(
-                PlannedImage(peer=peer.name, action=action, reference=reference_of(row), digest=digest, reason=reason)
+                PlannedImage(
+                    peer=peer.name,
+                    action=action,
+                    reference=reference_of(row),
+                    digest=None if digest is None else str(digest),
+                    reason=reason,
+                )
             )
         return planned

@@ -29,7 +29,7 @@ from proxy.store.store import Store
 from proxy.store.writer import Transaction
 from sync.engine import Engine, PeerRules
 from sync.holding import Holding
-from sync.reports import Progress
+from sync.reports import PlannedImage, Progress
 from sync.selection import Rules
 from sync.standing import Times
 
@@ -368,6 +368,8 @@ async def test_a_plan_fetches_nothing_and_tells_what_would_be_done(lab: Lab) -> 
     ]
     assert planned[1].reason
     assert lab.peer.asked == []
+    shown = msgspec.json.decode(msgspec.json.encode(planned), type=list[PlannedImage])  # as a mirror answers a command
+    assert shown == planned
 
 
 async def test_what_was_evicted_comes_back_when_a_verification_asks_for_it(lab: Lab) -> None:
