@@ -205,7 +205,12 @@ class Pass:
         self.done.images += 1
         self.done.tags += len(image.tags)
         self._tally.did(len(image.rows))
-        self._emit(ImageSynced(self._name, parts.size, max(0.0, self._times.now() - began)))
+        seconds = max(0.0, self._times.now() - began)
+        self._emit(ImageSynced(self._name, parts.size, seconds))
+        _log.info(
+            "an image of another region is here",
+            extra={"peer": self._name, "image": str(image), "bytes": parts.size, "seconds": round(seconds, 3)},
+        )
         return True
 
     async def _publish(self, image: Image, parts: Parts) -> None:
@@ -245,6 +250,11 @@ class Pass:
                 remote.postpone(transaction, row, words, later)
 
         await self._catalog.write(operation)
+        if not any(row.tries for row in image.rows):
+            _log.warning(
+                "an image of another region cannot be had at the moment, and is tried again",
+                extra={"peer": self._name, "image": str(image), "why": words},
+            )
         self._standing.failures += 1
         self.done.failed.append((str(image), words))
         self._emit(ImageFailed(self._name, reason))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -15,6 +16,8 @@ from sync.passing import Outcome
 from sync.plan import reference_of
 from sync.removals import refusal_of, ripe
 from sync.standing import PeerRules, Standing
+
+_log = logging.getLogger(__name__)
 
 MOST = 100_000
 AT_ONCE = 64
@@ -48,6 +51,10 @@ async def carry_out(
     )
     if reason is not None:
         standing.refused = reason
+        _log.warning(
+            "removals of another region are not carried out: there are too many; see: entrepot sync plan",
+            extra={"peer": name, "why": reason},
+        )
         done.refused.append(f"{name}: {reason}")
         await catalog.write(lambda transaction: _put_off(transaction, due, reason, now + LOOK_AGAIN))
         return
@@ -55,6 +62,8 @@ async def carry_out(
         rows = list(group)
         for start in range(0, len(rows), AT_ONCE):
             await _remove(catalog, repository, rows[start : start + AT_ONCE], done, now)
+    if done.removed:
+        _log.info("what was removed in another region is removed here", extra={"peer": name, "removed": done.removed})
 
 
 async def _remove(catalog: Catalog, repository: Repository, rows: Sequence[Waiting], done: Outcome, now: float) -> None:
