@@ -27,6 +27,7 @@ class ImageLine(msgspec.Struct, frozen=True, tag_field="event", tag="image"):
     pinned: bool
     last_use: float | None
     seen: float
+    origin: str | None = None
 
 
 class ListEnd(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
@@ -149,6 +150,7 @@ def _line(image: ImageRecord) -> ImageLine:
         pinned=image.pinned,
         last_use=image.last_use,
         seen=image.seen,
+        origin=image.origin,
     )
 
 

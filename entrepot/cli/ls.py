@@ -23,7 +23,7 @@ def ls(config: Config, output: Output, pattern: str) -> int:
 
     PATTERN is a reference such as alpine or alpine:3, or a glob: '*' stands for one component, '**' for many, a lone
     '*' for all, as in 'ghcr.io/**' or 'library/*:3.*'. An image is complete (all of it is stored), servable (an index,
-    of which at least one platform is), partial, or absent.
+    of which at least one platform is), partial, or absent. Of a tag it is told which other region saw it as it is.
     """
     from entrepot.asking import Line, Ls
     from entrepot.images import ImageLine, ListEnd
@@ -33,7 +33,7 @@ def ls(config: Config, output: Output, pattern: str) -> int:
 
     def follow(line: Line) -> None:
         if isinstance(line, ImageLine):
-            shown.image(line, _text(line, now) if output.form == "text" else "")
+            shown.image(line, _text(line, now, config.region) if output.form == "text" else "")
 
     end = ask(config, Ls(pattern), ListEnd, follow)
     shown.end()
@@ -61,7 +61,7 @@ class _Shown:
             click.echo("\n]" if self._count else "[]")
 
 
-def _text(image: object, now: float) -> str:
+def _text(image: object, now: float, region: str) -> str:
     from entrepot.images import ImageLine
 
     assert isinstance(image, ImageLine)
@@ -70,7 +70,9 @@ def _text(image: object, now: float) -> str:
         size = "not here yet"
     used = "never used" if image.last_use is None else f"used {_ago(now - image.last_use)} ago"
     name = image.reference if "@" in image.reference else f"{image.reference:<40}  {image.digest[:19]}"
-    return f"{name}  {image.state:<8}  {size:>10}  {used}{'  pinned' if image.pinned else ''}"
+    pinned = "  pinned" if image.pinned else ""
+    origin = "" if image.origin in (None, region) else f"  seen by region {image.origin}"
+    return f"{name}  {image.state:<8}  {size:>10}  {used}{pinned}{origin}"
 
 
 def _part(stored: int, size: int) -> str:

@@ -30,14 +30,14 @@ REPOSITORIES = """
     SELECT id, upstream, path FROM repository WHERE (upstream, path) > (?, ?) ORDER BY upstream, path LIMIT ?
 """
 TAGGED = f"""
-    SELECT tag.name, tag.digest, tag.media_type, {_STATE}, blob.last_use, tag.observed_at,
+    SELECT tag.name, tag.digest, tag.media_type, {_STATE}, blob.last_use, tag.observed_at, nullif(tag.origin, ''),
         EXISTS (SELECT 1 FROM pin
             WHERE pin.repository = tag.repository AND pin.reference IN (tag.name, tag.digest) AND NOT pin.removed)
     FROM tag LEFT JOIN blob ON blob.digest = tag.digest
     WHERE tag.repository = ? AND tag.name > ? AND tag.digest IS NOT NULL ORDER BY tag.name LIMIT ?
 """
 UNTAGGED = f"""
-    SELECT membership.digest, blob.media_type, {_STATE}, blob.last_use, membership.proved_at,
+    SELECT membership.digest, blob.media_type, {_STATE}, blob.last_use, membership.proved_at, NULL,
         EXISTS (SELECT 1 FROM pin
             WHERE pin.repository = membership.repository AND pin.reference = membership.digest AND NOT pin.removed)
     FROM membership CROSS JOIN blob ON blob.digest = membership.digest
@@ -124,7 +124,8 @@ class ImageRecord:
     """An image: a tag, or a manifest that no tag and no other manifest of the repository names (`tag` None).
 
     size: bytes of all that it requires, as far as that is known; stored: how many of them are here. last_use: seconds
-    since the epoch, None for what was never here. seen: when this was first seen.
+    since the epoch, None for what was never here. seen: when this was first seen. origin: of a tag, the region that
+    saw it as it is, None where that was not noted.
     """
 
     repository: Repository
@@ -137,6 +138,7 @@ class ImageRecord:
     pinned: bool
     last_use: float | None
     seen: float
+    origin: str | None
 
 
 @dataclass(slots=True)
@@ -236,7 +238,7 @@ class Inventory:
     async def _of_repository(
         self, row: int, repository: Repository, shown: Callable[[str | None, str], bool]
     ) -> AsyncIterator[list[ImageRecord]]:
-        for statement, width in ((TAGGED, 7), (UNTAGGED, 6)):
+        for statement, width in ((TAGGED, 8), (UNTAGGED, 7)):
             after = ""
             while True:
                 found = await self._page(statement, width, row, repository, after, shown)
@@ -259,12 +261,22 @@ class Inventory:
             rows = connection.execute(statement, (row, after, PAGE)).fetchall()
             page = []
             for found in rows:
-                tag, digest, media_type, state, last_use, seen, pinned = found if width == 7 else (None, *found)
+                tag, digest, media_type, state, last_use, seen, origin, pinned = found if width == 8 else (None, *found)
                 if shown(tag, digest):
                     size, stored = connection.execute(CLOSURE_SIZE, {"digest": digest}).fetchone()
                     page.append(
                         ImageRecord(
-                            repository, tag, digest, media_type, state, size, stored, bool(pinned), last_use, seen
+                            repository=repository,
+                            tag=tag,
+                            digest=digest,
+                            media_type=media_type,
+                            state=state,
+                            size=size,
+                            stored=stored,
+                            pinned=bool(pinned),
+                            last_use=last_use,
+                            seen=seen,
+                            origin=origin,
                         )
                     )
             return (rows[-1][0], page) if rows else None

@@ -71,7 +71,7 @@ async def test_what_another_node_told_of_is_shown_as_not_here_yet(running: Mirro
     assert "it is known of, and its bytes have never been here" in why["because"]
     image, end = await ask(control, "ls", pattern="alpine")
     assert (image["state"], image["stored"], end["images"]) == ("absent", 0, 1)
-    assert "not here yet" in _text(msgspec.convert(image, ImageLine), 1e9)
+    assert "not here yet" in _text(msgspec.convert(image, ImageLine), 1e9, "local")
     (failed,) = await ask(control, "inspect", reference="alpine:told")
     assert "known of, and not here yet" in failed["message"]
 

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.names import Repository, Tag
@@ -82,6 +83,17 @@ async def test_states_tell_complete_servable_partial_and_absent_apart(catalog: C
         await point(catalog, tag, tag)
     states = {key[1]: image.state for key, image in (await listed(catalog)).items()}
     assert states == {"whole": "complete", "half": "servable", "lacking": "partial", "evicted": "absent"}
+
+
+async def test_of_a_tag_it_is_told_which_region_saw_it(catalog: Catalog) -> None:
+    await put_image(catalog, "image", "layer")
+    await put_image(catalog, "untagged", "layer")
+    await point(catalog, "3", "image")
+    heard = await catalog.tag_change(ALPINE, Tag("3"))
+    assert heard is not None
+    await catalog.apply(ALPINE, [replace(heard, name=Tag("4"), origin="us-east")])
+    origins = {reference: image.origin for (_, reference), image in (await listed(catalog)).items()}
+    assert origins == {"3": "local", "4": "us-east", digest("untagged"): None}
 
 
 async def test_a_long_list_comes_in_pages_and_whole(catalog: Catalog) -> None:
