@@ -13,9 +13,10 @@ from entrepot.cli.lazy import LazyGroup
 from entrepot.cli.options import bare_command, config_option
 from entrepot.cli.output import Output
 from entrepot.config import Address, Config, ConfigError, Problem, check_files, load
+from entrepot.config.model import Window
 from entrepot.config.values import format_duration, format_exact_size
 
-_SECTION_NAMES = {"upstreams": "upstream"}
+_SECTION_NAMES = {"upstreams": "upstream", "peers": "peer", "grants": "grant"}
 _DURATIONS = frozenset(
     {
         "drain_timeout",
@@ -26,6 +27,7 @@ _DURATIONS = frozenset(
         "cooldown",
         "every",
         "store_grace",
+        "removal_grace",
     }
 )
 
@@ -68,7 +70,7 @@ def _spelled(key: str, value: object) -> object:
         return "forever" if key == "stale_if_error" else None
     if isinstance(value, msgspec.Struct):
         return {field: _spelled(field, getattr(value, field)) for field in value.__struct_fields__}
-    if isinstance(value, tuple) and not isinstance(value, Address):
+    if isinstance(value, tuple) and not isinstance(value, Address | Window):
         return [_spelled(key, item) for item in value]
     if key in _DURATIONS and isinstance(value, float):
         return format_duration(value)
@@ -96,4 +98,8 @@ def _lines(config: Config) -> list[str]:
         lines.append(f"  upstream  {upstream.name} = {upstream.url}{login}{default}")
     for section in config.warm:
         lines.append(f"  warm      {', '.join(section.references)} every {format_duration(section.every)}")
+    for peer in config.peers:
+        lines.append(f"  peer      {peer.name} = {peer.url}, of which {', '.join(peer.repositories)} is kept here")
+    for grant in config.grants:
+        lines.append(f"  grant     {grant.name} may read {', '.join(grant.repositories)}")
     return lines

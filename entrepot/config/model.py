@@ -138,6 +138,10 @@ class Window(NamedTuple):
     end: int
     zone: str = ""
 
+    def __str__(self) -> str:
+        begin, end = (f"{minute // 60:02}:{minute % 60:02}" for minute in (self.begin, self.end))
+        return f"{begin}-{end} {self.zone}".rstrip()
+
 
 class PeerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Another region whose images are kept here too.

@@ -159,6 +159,22 @@ def test_config_check_shows_what_holds_and_never_a_secret(tmp_path: Path) -> Non
     assert "hunter2" not in text.stdout + machine.stdout
 
 
+def test_config_check_shows_the_regions_that_are_asked_and_may_ask(tmp_path: Path) -> None:
+    for name in ("us.token", "ap.token"):
+        (tmp_path / name).write_text(f"0123456789abcdef-{name}")
+    file = tmp_path / "entrepot.toml"
+    file.write_text(
+        'region = "eu"\n[[peer]]\nname = "us"\nurl = "https://us.example"\ntoken_file = "us.token"\n'
+        'repositories = ["docker.io/library/*"]\nwindow = ["22:00-6:00 UTC", "12:30-13:00"]\nremoval_grace = "10m"\n'
+        '[[grant]]\nname = "ap"\ntoken_file = "ap.token"\nrepositories = ["*"]\n'
+    )
+    shown = entrepot("config", "check", file).stdout
+    assert "peer      us = https://us.example, of which docker.io/library/* is kept here" in shown
+    assert "grant     ap may read *" in shown
+    (peer,) = json.loads(entrepot("config", "check", file, "--format", "json").stdout)["config"]["peer"]
+    assert (peer["window"], peer["removal_grace"]) == (["22:00-06:00 UTC", "12:30-13:00"], "10m")
+
+
 def test_config_check_finds_faults_and_files_that_are_not_there(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text("a = 1\nb = 2")
