@@ -104,6 +104,10 @@ class RegionalSync:
             await asyncio.sleep(TURN_SECONDS)
         await self._work()
 
+    async def look(self) -> None:
+        """Count what waits, so that reports tell it though nothing runs. Raises OSError, as the catalog does."""
+        await self._engine.look()
+
     def reports(self) -> list[PeerReport]:
         """See `syncasking.Syncing`."""
         return [self._report(name) for name in self._peers]
@@ -190,7 +194,9 @@ class RegionalSync:
         held = self._holding.held(name) or (None if mine else ELSEWHERE)
         error = standing.error or client.problem or done.error
         state: State = "failing" if error else "held" if held else done.state
-        if standing.read_at is None and error is None and held is None:
+        if not self._working and mine and error is None and held is None:
+            state = "stopped"
+        elif standing.read_at is None and error is None and held is None:
             state = "starting"
         return PeerReport(
             name=name,
@@ -239,6 +245,7 @@ async def syncing(running: Mirror, emit: Emit) -> AsyncIterator[RegionalSync]:
 async def syncing_alone(config: Config) -> AsyncIterator[RegionalSync]:
     """Open the mirror of `config` for a command that syncs without one that serves. Raises as `mirror`."""
     async with mirror(config, role="command") as running, prepared(running, ignore) as sync:
+        await sync.look()
         yield sync
 
 

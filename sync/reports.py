@@ -7,17 +7,18 @@ from typing import Literal
 
 import msgspec
 
-State = Literal["starting", "reading", "fetching", "current", "held", "failing"]
+State = Literal["stopped", "starting", "fetching", "current", "held", "failing"]
 Action = Literal["fetch", "tag", "remove", "refuse", "wait"]
 
 
 class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one peer stands.
 
-    held: why nothing is fetched now (paused, outside its window). seconds_behind: for how long something of the peer
-    has not been here, 0 when all is; images and bytes behind: what is known to be missing; removals: those that wait.
-    refused_clock: records whose version is ahead of this clock. rounds: reconciliations since the start; sync_bytes:
-    what records cost on the wire since then; fetched_bytes: what content came.
+    state: `stopped` where no process syncs. held: why nothing is fetched now (paused, outside its window).
+    seconds_behind: for how long something of the peer has not been here, 0 when all is; images and bytes behind: what
+    is known to be missing; removals: those that wait. refused_clock: records whose version is ahead of this clock.
+    failures: of images, since the start, as all that follows: rounds: questions of reconciliations; sync_bytes: what
+    records cost on the wire; fetched_bytes: what content came.
     """
 
     name: str

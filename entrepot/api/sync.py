@@ -13,7 +13,18 @@ from aiohttp import web
 
 from entrepot.answers import answer, read_body
 from entrepot.lines import Lines, stream
-from entrepot.syncasking import NOT_YET, Outcome, Progressed, Question, SyncFailed, outcome, refused
+from entrepot.syncasking import (
+    NOT_YET,
+    Outcome,
+    Progressed,
+    Question,
+    SyncFailed,
+    SyncOnce,
+    SyncPause,
+    SyncResume,
+    outcome,
+    refused,
+)
 from entrepot.view import VIEW
 from entrepot.views import RegionsView, regions_of
 from entrepot.wording import words_of
@@ -44,7 +55,8 @@ async def _answer(request: web.Request) -> web.StreamResponse:
     view = request.app[VIEW]
     question = await read_body(request, _decode, "question about the sync")
     kind = type(question).__name__
-    _log.info("the sync was asked by a command", extra={"question": kind, "peers": list(question.peers)})
+    level = logging.INFO if isinstance(question, SyncOnce | SyncPause | SyncResume) else logging.DEBUG
+    _log.log(level, "the sync was asked by a command", extra={"question": kind, "peers": list(question.peers)})
 
     async def work(lines: Lines) -> Outcome:
         syncing = view.part.syncing

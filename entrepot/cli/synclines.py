@@ -14,6 +14,8 @@ from sync.reports import ConflictReport, PassReport, PeerReport, PlannedImage, V
 SHOWN = 20
 _ACTIONS = {"fetch": "fetch", "tag": "tag", "remove": "remove", "refuse": "refused", "wait": "wait for"}
 
+_STATES = {"stopped": "not synced with now, as no mirror runs here"}
+
 
 def tell(output: Output, answer: Answer) -> int:
     """Print an answer, and return how the command ends."""
@@ -54,7 +56,10 @@ def of_plan(images: Sequence[PlannedImage]) -> list[str]:
     size = sum(image.size or 0 for image in fetched)
     unknown = sum(image.size is None for image in fetched)
     more = f", and {unknown} of a size not known yet" if unknown else ""
-    return [*lines, f"{counted(len(fetched), 'image')} to fetch, {format_size(size)}{more}; {len(images)} steps in all"]
+    return [
+        *lines,
+        f"{counted(len(fetched), 'image')} to fetch, {format_size(size)}{more}; {counted(len(images), 'step')} in all",
+    ]
 
 
 def _planned(image: PlannedImage) -> str:
@@ -66,7 +71,7 @@ def _planned(image: PlannedImage) -> str:
 
 def of_peer(peer: PeerReport) -> list[str]:
     """Return how a peer stands."""
-    words = [peer.state if peer.held is None else f"held, {peer.held}"]
+    words = [_STATES.get(peer.state, peer.state) if peer.held is None else f"held, {peer.held}"]
     if peer.images_behind or peer.bytes_behind:
         words.append(f"{counted(peer.images_behind, 'image')} and {format_size(peer.bytes_behind)} behind")
     if peer.seconds_behind:
@@ -77,7 +82,8 @@ def of_peer(peer: PeerReport) -> list[str]:
     if peer.error is not None:
         lines.append(f"  {peer.error}")
     if peer.failures:
-        lines.append(f"  {counted(peer.failures, 'image')} failed and will be tried again; see: entrepot sync plan")
+        again = "; what is missing is tried again, see: entrepot sync plan" if peer.images_behind else ""
+        lines.append(f"  {counted(peer.failures, 'failure')} of images since the start{again}")
     if peer.removals_refused is not None:
         lines.append(f"  removals are refused: {peer.removals_refused}; see: entrepot sync once {peer.name} --force")
     elif peer.removals:

@@ -36,13 +36,16 @@ def ask(config: Config, output: Output, question: Question) -> Answer:
 
 
 def run_alone(config: Config, output: Output) -> int:
-    """Sync until SIGTERM or SIGINT. Raises CommandFailed."""
+    """Sync until SIGTERM or SIGINT, with a log as a mirror has it. Raises CommandFailed."""
+    from metrics.logs import Logs
+
     failed = refused(config, ())
     if failed is not None:
         raise CommandFailed(failed.message, USAGE)
     output.note(f"syncing with {', '.join(peer.name for peer in config.peers)} until this is stopped")
     try:
-        asyncio.run(_run(config))
+        with Logs(level=config.log.level, style=config.log.format):
+            asyncio.run(_run(config))
     except CredentialError as error:
         raise CommandFailed(str(error)) from None
     return DONE
@@ -61,7 +64,8 @@ def words_of_progress(progress: Progress) -> str:
 
 
 def _show(shown: Meter, progress: Progress) -> None:
-    shown.at(progress.bytes, progress.total_bytes, words_of_progress(progress))
+    if progress.total_images:
+        shown.at(progress.bytes, progress.total_bytes, words_of_progress(progress))
 
 
 def _of_mirror(mirror: RunningMirror, question: Question, shown: Meter) -> Outcome:

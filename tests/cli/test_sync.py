@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -272,6 +273,30 @@ def test_without_a_mirror_the_command_does_the_work(alone: Alone, configured: li
     assert "no [[peer]] is named us-west; there is us-east" in unknown.stderr
 
 
+def test_without_a_mirror_it_is_said_that_nothing_syncs_and_a_pause_is_kept(configured: list[str]) -> None:
+    shown = CliRunner(catch_exceptions=False).invoke(main, ["sync", "status", *configured])
+    assert shown.stdout == "peer us-east at http://127.0.0.1:1: not synced with now, as no mirror runs here\n"
+    CliRunner(catch_exceptions=False).invoke(main, ["sync", "pause", *configured])
+    shown = CliRunner(catch_exceptions=False).invoke(main, ["sync", "status", *configured, "--format", "json"])
+    (peer,) = json.loads(shown.stdout)["peers"]
+    assert (peer["state"], peer["held"]) == ("held", "paused: `entrepot sync resume us-east` goes on")
+
+
+def test_run_without_a_mirror_logs_as_a_mirror_does(configured: list[str]) -> None:
+    """A region that cannot be reached is told of while the sync goes on."""
+    argv = [sys.executable, "-m", "entrepot", "sync", "run", *configured]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "[warning" in line:
+                break
+        running.terminate()
+        rest = running.stderr.read()
+    assert "us-east" in line
+    assert "connection refused" in line
+    assert (running.returncode, "Traceback" in rest) == (0, False)
+
+
 def test_run_without_a_mirror_syncs_until_it_is_told_to_end(alone: Alone, configured: list[str]) -> None:
     result = CliRunner(catch_exceptions=False).invoke(main, ["sync", "run", *configured])
     assert (result.exit_code, alone.ended) == (0, "cancelled")
@@ -296,10 +321,11 @@ def test_a_peer_is_told_in_words() -> None:
         "peer us at https://us: fetching, 1 image and 2.0 KiB behind, not all has been here for 1m30s, 512 B/s"
     )
     assert [line.strip().split(";")[0] for line in rest] == [
-        "2 images failed and will be tried again",
+        "2 failures of images since the start",
         "3 removals to come when the grace is over",
         "1 record from a clock ahead of ours: to be taken over when its time has come",
     ]
+    assert "  2 failures of images since the start" in of_peer(msgspec.structs.replace(behind, images_behind=0))
     refused = of_peer(msgspec.structs.replace(behind, removals_refused="3 of 4 images"))
     assert "  removals are refused: 3 of 4 images; see: entrepot sync once us --force" in refused
 
