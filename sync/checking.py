@@ -16,7 +16,7 @@ from proxy.store.remote import RootChange, Waiting
 from proxy.store.roots import Marks
 from proxy.store.store import Store
 from proxy.store.writer import Transaction
-from sync.facts import judge
+from sync.facts import Judge
 from sync.plan import Image, Step, make_plan
 from sync.reports import VerifyReport
 from sync.selection import Rules
@@ -58,13 +58,14 @@ async def verify(catalog: Catalog, store: Store, name: str, rules: Rules, now: f
     if found is None or found[1] is None:
         return VerifyReport(peer=name, records=0, differing=differing, error="its records have not been read yet")
     peer = _Peer(name, int(found[0]), Marks(bytes(found[1])))
+    judge = Judge(name, rules)
     records, missing = 0, dict[str, None]()
     for statement in (TAGS, MEMBERSHIPS):
         after: tuple[int, str] | None = (0, "")
         while after is not None:
             rows, after = await _page(catalog, peer, rules, statement, after)
             records += len(rows)
-            for image in await _incomplete(catalog, store, peer, rules, rows, now):
+            for image in await _incomplete(catalog, store, peer, rules, judge, rows, now):
                 if len(missing) < MOST_TOLD:
                     missing[str(image)] = None
     return VerifyReport(peer=name, records=records, differing=differing, missing=tuple(missing))
@@ -99,14 +100,20 @@ def _said(connection: sqlite3.Connection, peer: _Peer, rows: Sequence[Waiting]) 
 
 
 async def _incomplete(
-    catalog: Catalog, store: Store, peer: _Peer, rules: Rules, rows: Sequence[Waiting], now: float
+    catalog: Catalog,
+    store: Store,
+    peer: _Peer,
+    rules: Rules,
+    judge: Judge,
+    rows: Sequence[Waiting],
+    now: float,
 ) -> list[Image]:
     """Return the chosen images that are not here whole, and let them wait to be fetched."""
 
     async def fetch(repository: Repository, digest: Digest) -> Body | None:
         return await stored_manifest(catalog, store, repository, digest)
 
-    decided = await catalog.read(lambda connection: judge(connection, peer.name, rows, rules, now))
+    decided = await catalog.read(lambda connection: judge.decide(connection, rows, now))
     incomplete = []
     for image in make_plan([one for one in decided if one[1].step is Step.FETCH]).images:
         parts = await walk(catalog, image.repository, image.digest, rules.platforms, fetch)

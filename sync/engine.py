@@ -19,7 +19,7 @@ from proxy.store import remote
 from proxy.store.catalog import Catalog
 from proxy.store.store import Store
 from sync import checking
-from sync.facts import judge
+from sync.facts import Judge
 from sync.fetching import Fetcher, Filler
 from sync.holding import Holding
 from sync.passing import Outcome, Pass
@@ -216,8 +216,9 @@ class Engine:
 
     async def _plan(self, peer: _Peer) -> list[PlannedImage]:
         now, rules = self._now(), peer.rules.rules
+        judge = Judge(peer.name, rules)
         rows = await self._catalog.read(lambda connection: remote.read_waiting(connection, peer.name, MOST_PLANNED))
-        decided = await self._catalog.read(lambda connection: judge(connection, peer.name, rows, rules, now))
+        decided = await self._catalog.read(lambda connection: judge.decide(connection, rows, now))
         removals = await self._catalog.read(lambda connection: remote.read_removals(connection, peer.name, MOST))
         share = peer.rules.removal_share
         refused = await self._catalog.read(lambda connection: refusal_of(connection, peer.name, removals, share))

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from proxy.oci.names import Repository
 from proxy.store import tagrows
 from proxy.store.exchanged import MembershipChange, TagChange
-from proxy.store.remote import Waiting, read_waiting
+from proxy.store.remote import RootChange, Waiting, read_waiting
 from sync.plan import Decision, Facts, decide, subject_of
-from sync.selection import Candidate, Rules, newest, refers_to
+from sync.selection import Candidate, Newest, Rules, refers_to
 
 MOST_TAGS = 100_000
 """So many tags of a repository that wait are looked at when the newest are sought."""
 MOST_ABOUT = 256
+MOST_KEPT = 50_000
+"""So many tags are kept while a pass lasts."""
 
 _ROW = "SELECT id FROM repository WHERE upstream = ? AND path = ?"
 ABOUT = """
@@ -32,16 +34,27 @@ KEYS_WAITING = """
 STATEMENTS = (ABOUT, TAGS_HERE, KEYS_WAITING)
 
 
-def judge(
-    connection: sqlite3.Connection, peer: str, rows: Sequence[Waiting], rules: Rules, now: float
-) -> list[tuple[Waiting, Decision]]:
-    """Decide about rows of a peer, by what one snapshot of the catalog says."""
-    connection.execute("BEGIN")
-    try:
-        known = _Known(connection, peer, rules)
-        return [(row, decide(row, known.facts(row), rules, now)) for row in rows]
-    finally:
-        connection.execute("COMMIT")
+class Judge:
+    """Decides about rows of a peer, page after page of one pass.
+
+    State: the newest tags of repositories that were met, so that a repository of many tags is not read for every page.
+    """
+
+    def __init__(self, peer: str, rules: Rules) -> None:
+        self._peer = peer
+        self._rules = rules
+        self._newest: dict[Repository, Newest] = {}
+
+    def decide(
+        self, connection: sqlite3.Connection, rows: Sequence[Waiting], now: float
+    ) -> list[tuple[Waiting, Decision]]:
+        """Decide by what one snapshot of the catalog says. To be called by one thread at a time."""
+        connection.execute("BEGIN")
+        try:
+            known = _Known(connection, self._peer, self._rules, self._newest)
+            return [(row, decide(row, known.facts(row), self._rules, now)) for row in rows]
+        finally:
+            connection.execute("COMMIT")
 
 
 def tags_about(connection: sqlite3.Connection, repository: int, digest: str) -> tuple[str, ...]:
@@ -51,11 +64,9 @@ def tags_about(connection: sqlite3.Connection, repository: int, digest: str) -> 
 
 
 def newest_here(
-    connection: sqlite3.Connection, peer: str, repository: Repository, row: int | None, rules: Rules
-) -> frozenset[str] | None:
-    """Return the newest tags that are chosen, of those that are here or wait; None where all are chosen."""
-    if rules.newest is None:
-        return None
+    connection: sqlite3.Connection, peer: str, repository: Repository, row: int | None, rules: Rules, count: int
+) -> Newest:
+    """Return the `count` newest tags that are chosen, of those that are here or wait."""
     dated: dict[str, float] = dict(connection.execute(TAGS_HERE, (row,)))
     for waiting in read_waiting(connection, peer, MOST_TAGS, repository=repository):
         if isinstance(waiting.record, TagChange):
@@ -63,18 +74,20 @@ def newest_here(
                 dated.pop(waiting.record.name, None)
             else:
                 dated[waiting.record.name] = waiting.record.observed_at
-    return newest(rules, (Candidate(name, observed_at) for name, observed_at in dated.items()))
+    return Newest(rules, count, (Candidate(name, observed_at) for name, observed_at in dated.items()))
 
 
 class _Known:
     """What was read for one judgement. State: what is the same for all rows of a repository."""
 
-    def __init__(self, connection: sqlite3.Connection, peer: str, rules: Rules) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, peer: str, rules: Rules, newest: dict[Repository, Newest]
+    ) -> None:
         self._connection = connection
         self._peer = peer
         self._rules = rules
         self._rows: dict[Repository, int | None] = {}
-        self._newest: dict[Repository, frozenset[str] | None] = {}
+        self._newest = newest
         self._wait: dict[Repository, bool] = {}
 
     def facts(self, waiting: Waiting) -> Facts:
@@ -90,7 +103,7 @@ class _Known:
         if self._rules.by_tag and row is not None and (subject is not None or isinstance(record, MembershipChange)):
             about = tags_about(self._connection, row, subject or str(record.digest))
         wait = subject is not None and self._rules.by_tag and not about and self._others_wait(repository, row)
-        return Facts(state, about, self._newest_of(repository, row), wait)
+        return Facts(state, about, self._newest_of(repository, row, record), wait)
 
     def _row(self, repository: Repository) -> int | None:
         if repository not in self._rows:
@@ -98,10 +111,22 @@ class _Known:
             self._rows[repository] = None if found is None else int(found[0])
         return self._rows[repository]
 
-    def _newest_of(self, repository: Repository, row: int | None) -> frozenset[str] | None:
-        if repository not in self._newest:
-            self._newest[repository] = newest_here(self._connection, self._peer, repository, row, self._rules)
-        return self._newest[repository]
+    def _newest_of(self, repository: Repository, row: int | None, record: RootChange) -> Newest | None:
+        """Return the newest of a repository, `record` among them, which may wait since after they were read."""
+        count = self._rules.newest
+        if count is None:
+            return None
+        found = self._newest.get(repository)
+        if found is None:
+            found = newest_here(self._connection, self._peer, repository, row, self._rules, count)
+            if sum(map(len, self._newest.values())) > MOST_KEPT:
+                self._newest.clear()
+            self._newest[repository] = found
+        elif isinstance(record, TagChange) and record.digest is None:
+            found.drop(record.name)
+        elif isinstance(record, TagChange):
+            found.add(Candidate(record.name, record.observed_at))
+        return found
 
     def _others_wait(self, repository: Repository, row: int | None) -> bool:
         if repository not in self._wait:

@@ -22,7 +22,7 @@ from proxy.store.exchanged import AHEAD_SECONDS
 from proxy.store.merging import newest_version
 from proxy.store.remote import Kind, Waiting
 from proxy.store.writer import Transaction
-from sync.facts import judge
+from sync.facts import Judge
 from sync.fetching import Fetcher, reason_of, words_of
 from sync.plan import Image, Plan, in_order, levels, make_plan, retry_after, subject_of
 from sync.standing import PeerRules, Standing, Tally, Times
@@ -74,6 +74,7 @@ class Pass:
         self._tally = tally
         self._emit = emit
         self._times = times
+        self._judge = Judge(name, rules.rules)
         self._answers = 0
         self._silent: list[tuple[Image, str]] = []
 
@@ -96,8 +97,7 @@ class Pass:
 
     async def _window(self, rows: Sequence[Waiting]) -> None:
         now = self._times.now()
-        rules = self._rules.rules
-        decided = await self._catalog.read(lambda connection: judge(connection, self._name, rows, rules, now))
+        decided = await self._catalog.read(lambda connection: self._judge.decide(connection, rows, now))
         plan = make_plan(decided)
         await self._hold(plan, now)
         await self._apply_at_once([row for row, _ in plan.at_once])

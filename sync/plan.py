@@ -7,7 +7,7 @@ What one image consists of is found out by `walking`, who does it all is the eng
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from proxy.oci.digest import Digest
@@ -41,7 +41,7 @@ class Facts:
 
     known: State | None = None
     about: tuple[str, ...] = ()
-    newest: frozenset[str] | None = None
+    newest: Container[str] | None = None
     others_wait: bool = False
 
 

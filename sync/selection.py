@@ -6,9 +6,9 @@ Which repositories are read at all is the scope of the feed.
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -27,6 +27,7 @@ SUBJECT_LEFT_OUT = "the image that it refers to is not chosen"
 
 _REFERRING = re.compile(r"(?P<algorithm>sha256|sha512)-(?P<hex>[0-9a-f]{64,128})(?:\.(?:sig|att|sbom))?")
 _HEX = {"sha256": 64, "sha512": 128}
+_Age = tuple[bool, TagVersion, float, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +69,62 @@ def refers_to(tag: str) -> Digest | None:
     return Digest(f"{found['algorithm']}:{found['hex']}")
 
 
-def newest(rules: Rules, candidates: Iterable[Candidate]) -> frozenset[str]:
-    """Return the names of the newest that are chosen, as many as `rules.newest` says.
+class Newest:
+    """The `count` newest tags that are chosen, of those that have become known.
 
     Versions come first, by their order; then what is no version, by when it was observed; ties by name. Tags that refer
-    to an image are none of them. Takes memory for as many as are returned, not for the candidates.
+    to an image are none of them. Takes memory for as many as are chosen.
     """
-    chosen = (one for one in candidates if refers_to(one.name) is None and rules.names(one.name))
-    if rules.newest is None:
-        return frozenset(one.name for one in chosen)
-    return frozenset(one.name for one in heapq.nlargest(rules.newest, chosen, key=_age))
+
+    def __init__(self, rules: Rules, count: int, candidates: Iterable[Candidate] = ()) -> None:
+        self._rules = rules
+        self._count = count
+        self._ages: dict[str, _Age] = {}
+        self._order: list[_Age] = []
+        for candidate in candidates:
+            self.add(candidate)
+
+    def add(self, candidate: Candidate) -> None:
+        """Take a tag into account, as it is now."""
+        name = candidate.name
+        if refers_to(name) is not None or not self._rules.names(name):
+            return
+        self.drop(name)
+        age = _age(candidate)
+        if len(self._order) >= self._count:
+            if age < self._order[0]:
+                return
+            *_, oldest = self._order.pop(0)
+            del self._ages[oldest]
+        bisect.insort(self._order, age)
+        self._ages[name] = age
+
+    def drop(self, name: str) -> None:
+        """A tag is no more; the next one in its place is known when all are looked at again."""
+        age = self._ages.pop(name, None)
+        if age is not None:
+            self._order.remove(age)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._ages
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ages)
+
+    def __len__(self) -> int:
+        return len(self._ages)
 
 
-def _age(candidate: Candidate) -> tuple[bool, TagVersion, float, str]:
+def _age(candidate: Candidate) -> _Age:
     version = TagVersion.parse(candidate.name)
     plain = version is not None and not version.is_date
     return plain, version if version is not None and plain else TagVersion(()), candidate.observed_at, candidate.name
 
 
-def why_no_tag(rules: Rules, tag: str, newest_here: frozenset[str] | None) -> str | None:
+def why_no_tag(rules: Rules, tag: str, newest_here: Container[str] | None) -> str | None:
     """Return why a tag, which refers to nothing, is left out; None: it is chosen.
 
-    newest_here: what `newest` returned for its repository; None where all are chosen.
+    newest_here: the `Newest` of its repository; None where all are chosen.
     """
     if not rules.names(tag):
         return NOT_THE_TAG

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,10 +29,11 @@ from proxy.store.remote import Waiting
 from proxy.store.roots import Marks
 from proxy.store.store import Store
 from proxy.store.writer import Transaction
+from sync import facts, passing
 from sync.engine import Engine, PeerRules
 from sync.holding import Holding
 from sync.reports import PlannedImage, Progress
-from sync.selection import Rules
+from sync.selection import Newest, Rules
 from sync.standing import Times
 
 ALPINE = Repository("docker.io", "library/alpine")
@@ -286,6 +289,27 @@ async def test_what_is_not_chosen_is_known_without_its_bytes(lab: Lab) -> None:
     assert await lab.is_whole(new)
     assert old not in lab.peer.asked
     assert await lab.waiting() == []
+
+
+async def test_the_tags_of_a_repository_are_read_once_for_the_newest_of_many_windows(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passing, "WINDOW", 4)
+    read: list[Repository] = []
+
+    def newest_here(connection: sqlite3.Connection, peer: str, repository: Repository, *rest: Any) -> Newest:
+        read.append(repository)
+        return counted(connection, peer, repository, *rest)
+
+    counted = facts.newest_here
+    monkeypatch.setattr(facts, "newest_here", newest_here)
+    images = [lab.peer.image(f"image {number}") for number in range(30)]
+    await lab.hears(*(lab.tag(f"1.{number}", image) for number, image in enumerate(images)))
+    report = await lab.engine(Rules(Scope.of(["*"]), newest=2)).once(())
+    assert (report.images, read) == (2, [ALPINE])
+    assert await lab.is_whole(images[28])
+    assert await lab.is_whole(images[29])
+    assert await lab.points_to("1.0") == images[0]
 
 
 async def test_only_chosen_platforms_are_fetched_and_the_index_stays_as_it_is(lab: Lab) -> None:

@@ -14,9 +14,9 @@ from proxy.oci.platforms import Platform
 from proxy.regions.scope import Scope
 from sync.selection import (
     Candidate,
+    Newest,
     Rules,
     described,
-    newest,
     refers_to,
     wanted_children,
     why_no_referrer,
@@ -35,10 +35,21 @@ def rules(*tags: str, newest: int | None = None, referrers: bool = True) -> Rule
 
 def test_the_newest_are_the_highest_versions_then_what_was_seen_last() -> None:
     candidates = [Candidate(name, at) for name, at in [("3.9", 9), ("3.10", 1), ("edge", 8), ("latest", 7)]]
-    assert newest(rules(newest=1), candidates) == {"3.10"}
-    assert newest(rules(newest=3), candidates) == {"3.10", "3.9", "edge"}
-    assert newest(rules("l*", newest=3), candidates) == {"latest"}
-    assert newest(rules(newest=9), [Candidate(f"sha256-{'0' * 64}.sig", 1)]) == frozenset()
+    assert set(Newest(rules(), 1, candidates)) == {"3.10"}
+    assert set(Newest(rules(), 3, candidates)) == {"3.10", "3.9", "edge"}
+    assert set(Newest(rules("l*"), 3, candidates)) == {"latest"}
+    assert set(Newest(rules(), 9, [Candidate(f"sha256-{'0' * 64}.sig", 1)])) == set()
+
+
+def test_a_newer_tag_takes_the_place_of_the_oldest_and_one_that_is_gone_gives_its_place() -> None:
+    known = Newest(rules(), 2, [Candidate("1", 0), Candidate("2", 0)])
+    known.add(Candidate("3", 0))
+    assert set(known) == {"2", "3"}
+    known.add(Candidate("0", 9))
+    known.drop("3")
+    assert set(known) == {"2"}
+    known.add(Candidate("1", 0))
+    assert set(known) == {"1", "2"}
 
 
 @given(
@@ -46,8 +57,8 @@ def test_the_newest_are_the_highest_versions_then_what_was_seen_last() -> None:
 )
 def test_the_newest_do_not_depend_on_the_order_in_which_they_are_seen(candidates: list[Candidate], count: int) -> None:
     unique = list({one.name: one for one in candidates}.values())
-    chosen = newest(rules(newest=count), unique)
-    assert chosen == newest(rules(newest=count), reversed(unique))
+    chosen = set(Newest(rules(), count, unique))
+    assert chosen == set(Newest(rules(), count, reversed(unique)))
     assert len(chosen) == min(count, len(unique))
 
 
