@@ -29,6 +29,8 @@ from sync.standing import PeerRules, Standing, Tally, Times
 from sync.walking import Body, Parts, together, walk
 
 WINDOW = 256
+APPLIED_AT_ONCE = 64
+"""So many rows are applied in one transaction, a few milliseconds: others have their turn between them."""
 LINK_FAILURES = 4
 """So many images that fail in a row, because nobody answers, are the link's failure and not theirs."""
 
@@ -126,13 +128,16 @@ class Pass:
 
     async def _apply_at_once(self, rows: Sequence[Waiting]) -> None:
         for repository, group in groupby(sorted(rows, key=_repository), key=_repository):
-            some = list(group)
+            same = list(group)
+            for start in range(0, len(same), APPLIED_AT_ONCE):
+                await self._apply(repository, same[start : start + APPLIED_AT_ONCE])
 
-            def settle(transaction: Transaction, some: list[Waiting] = some) -> None:
-                remote.settle(transaction, some)
+    async def _apply(self, repository: Repository, rows: Sequence[Waiting]) -> None:
+        def settle(transaction: Transaction) -> None:
+            remote.settle(transaction, rows)
 
-            await self._catalog.apply(repository, [row.record for row in some], settle)
-            self._tally.did(len(some))
+        await self._catalog.apply(repository, [row.record for row in rows], settle)
+        self._tally.did(len(rows))
 
     async def _images(self, images: Sequence[Image]) -> None:
         self._answers, self._silent = 0, []
