@@ -17,7 +17,7 @@ from proxy.cache.relay import Oversized, relay
 from proxy.cache.sources import Upstreams
 from proxy.oci.descriptor import OCTET_STREAM, Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, RegistryError, Unavailable
+from proxy.oci.errors import BadContent, BlobUnknown, GatewayTimeout, NotFound, RegistryError, Unavailable
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
@@ -246,7 +246,10 @@ class Blobs:
                 self._flights.join(fill, repository, self._sources(repository))
                 admission = await fill.admits(repository)
         except RegistryError as error:
-            if error.status in (401, 403):
+            refused = error.status in (401, 403)
+            if refused or isinstance(error, NotFound):
+                await self._membership.doubt(repository, fill.digest, fill.supply.unheard)
+            if refused:
                 raise BlobUnknown(f"{repository.upstream} refuses access to {repository.path}") from error
             if isinstance(error, GatewayTimeout):
                 return await self._over(fill)

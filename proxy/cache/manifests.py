@@ -15,7 +15,7 @@ from proxy.cache.sources import Upstreams
 from proxy.cache.turns import Turns, for_a_node
 from proxy.oci.descriptor import Descriptor, Manifest
 from proxy.oci.digest import Digest
-from proxy.oci.errors import GatewayTimeout, ManifestUnknown, RegistryError, Transient
+from proxy.oci.errors import GatewayTimeout, ManifestUnknown, NotFound, RegistryError, Transient
 from proxy.oci.manifests import MAX_MANIFEST, ParsedManifest, parse_manifest
 from proxy.oci.names import Repository, Tag
 from proxy.oci.terms import Terms
@@ -191,11 +191,13 @@ class Manifests:
             return await self._upstreams.ask(
                 repository, lambda source: source.manifest(repository, digest), ManifestUnknown
             )
-        except RegistryError:
+        except RegistryError as error:
             found = await self._near(flight, repository, digest) if flight.last_resort() else None
-            if found is None:
-                raise
-            return found
+            if found is not None:
+                return found
+            if isinstance(error, NotFound):
+                await self._membership.doubt(repository, digest, flight.unheard)
+            raise
 
     async def _near(self, flight: Flight, repository: Repository, digest: Digest) -> NearManifest | None:
         while (source := await flight.next()) is not None:

@@ -7,9 +7,11 @@ from proxy.cache.once import Background, SingleFlight
 from proxy.cache.sources import Upstreams
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
-from proxy.oci.errors import BlobUnknown, ManifestUnknown
+from proxy.oci.errors import BlobUnknown, ManifestUnknown, Unavailable
 from proxy.oci.names import Repository
 from proxy.store.catalog import BlobRecord, Catalog, Proof
+
+UNHEARD_SECONDS = 5.0
 
 
 class Membership:
@@ -36,6 +38,20 @@ class Membership:
         """Return when `repository` contains the manifest. Raises ManifestUnknown or Transient."""
         if not await self.known(repository, digest, record):
             await self.stat_manifest(repository, digest)
+
+    async def doubt(self, repository: Repository, digest: Digest, unheard: str) -> None:
+        """Raise Unavailable where the repository is known to contain what was found nowhere, and one was not heard.
+
+        unheard: a region that may have it and did not say, "" for none. The upstream's no is not the last word then.
+        """
+        if unheard and (
+            await self._catalog.has_membership(repository, digest) or await self._catalog.named_in(repository, digest)
+        ):
+            raise Unavailable(
+                f"{repository} is known to contain {digest}: its upstream does not give it, and region {unheard}, which"
+                " may have it, does not answer",
+                retry_after=UNHEARD_SECONDS,
+            )
 
     async def vouch(self, repository: Repository, digest: Digest, public: bool, *, manifest: bool = False) -> None:
         """Return when `repository` contains what somebody near has of it, who may know it to be `public`.

@@ -113,6 +113,16 @@ class Flight(Protocol):
         """We led, and another node does now: `next` says whom to follow."""
         ...
 
+    @property
+    def more(self) -> bool:
+        """`last_resort` would have somebody asked."""
+        ...
+
+    @property
+    def unheard(self) -> str:
+        """The name of a region that may have it and did not say, "" where there is none: who knows whether it is?"""
+        ...
+
     async def next(self) -> NearSource | None:
         """Return who is to be asked now: the node that leads, else (as we lead) who has it; None: nobody is left.
 
@@ -203,6 +213,10 @@ class Regions(Protocol):
         """
         ...
 
+    def silent(self, repository: Repository) -> str:
+        """Return the name of a region that may have something of the repository and is left alone now, else ""."""
+        ...
+
     async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
         """Return what the tag is at its home; None where that is this region, or it cannot be asked or be sure."""
         ...
@@ -214,6 +228,9 @@ class Apart:
     def sources(self, repository: Repository, *, start: bool) -> Sequence[NearSource]:
         return ()
 
+    def silent(self, repository: Repository) -> str:
+        return ""
+
     async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
         return None
 
@@ -221,7 +238,8 @@ class Apart:
 class Solitary:
     """A Flight and a TagFlight of a mirror that has nobody near."""
 
-    following = lost = shared = False
+    following = lost = shared = more = False
+    unheard = ""
     said: TagSaid | None = None
 
     async def next(self) -> NearSource | None:

@@ -21,7 +21,7 @@ IMAGE_SECONDS = 2.0
 
 
 class RegionalFlight:
-    """A Flight. State: whom the present round still offers, and whether the last round has begun."""
+    """A Flight. State: whom the present round still offers, whether the last round has begun, who did not answer."""
 
     def __init__(self, flight: Flight, regions: Regions, repository: Repository) -> None:
         self._flight = flight
@@ -30,6 +30,7 @@ class RegionalFlight:
         self._given: NearSource | None = None
         self._last = False
         self._paused = False
+        self._failed = ""
         self._offered: Iterator[NearSource] = iter(regions.sources(repository, start=False))
 
     @property
@@ -43,6 +44,15 @@ class RegionalFlight:
     @property
     def lost(self) -> bool:
         return self._flight.lost
+
+    @property
+    def more(self) -> bool:
+        return self._flight.more or (not self._last and bool(self._regions.sources(self._repository, start=True)))
+
+    @property
+    def unheard(self) -> str:
+        """See `near.Flight`: one that failed to answer, or is left alone because it did."""
+        return self._failed or self._regions.silent(self._repository)
 
     async def next(self) -> NearSource | None:
         """See `near.Flight`. None sends the fill to its upstream; who comes back from there begins the last round."""
@@ -64,7 +74,10 @@ class RegionalFlight:
         """See `near.Flight`. A region that gave something worth it goes on from there, ahead of the others."""
         if source is not self._given:
             self._flight.failed(source, error, received)
-        elif received >= PROGRESS:
+            return
+        if not isinstance(error, NotFound):
+            self._failed = source.name
+        if received >= PROGRESS:
             rest = self._offered
             self._offered = iter([source, *rest])
 

@@ -3,7 +3,7 @@
 State: `roster`, `proven` (repositories whose source gave this digest, or that proved it otherwise), `refused`
 (repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `lender`
 (whose running download is read), `public` (all that came so far was given anonymously), `outcome` (for the log:
-miss | neighbour | bucket | region, by who was asked last).
+miss | neighbour | bucket | region, by who was asked last), `unheard` (whom of those who may have it nobody heard).
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ class Supply:
         self.lender = Lender.NOBODY
         self.outcome = "miss"
         self.public = False
+        self.unheard = ""
         self.flight: Flight | None = None
         self.tell_lender: Callable[[Lender], object] = bool
         self._owner = owner
@@ -141,6 +142,7 @@ class Supply:
             if isinstance(step, GiveUp):
                 if self.flight is not None and self.flight.last_resort():
                     continue
+                self._note_unheard()
                 raise step.error
             if isinstance(step, Wait):
                 await self._wait(step.seconds)
@@ -318,11 +320,17 @@ class Supply:
 
     def _refuse(self, candidate: Candidate, error: RegistryError) -> None:
         self.roster.refuse(candidate, error)
+        if candidate.repository == self._owner and self.flight is not None and self.flight.more:
+            return  # those who are asked last may give it yet
+        self._note_unheard()
         same = [other for other in self.roster.candidates if other.repository == candidate.repository]
         if not any(other.usable for other in same):
             # As the main source says: an alternate's 404 is told to others, a refusal or a failure is not.
             self.refused[candidate.repository] = same[0].error or error
             self._changed.wake()
+
+    def _note_unheard(self) -> None:
+        self.unheard = self.flight.unheard if self.flight is not None else ""
 
     async def _wait(self, seconds: float) -> None:
         """Wait for the next try, or for a joiner that brings a source."""

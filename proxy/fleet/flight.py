@@ -66,6 +66,8 @@ class DigestFlight:
     ) -> None:
         self.lost = False
         self.following = False
+        self.more = False
+        self.unheard = ""
         self._digest = digest
         self._repository = repository
         self._others = others

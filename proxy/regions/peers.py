@@ -32,6 +32,11 @@ class Peers:
         asked = [one for one in self._clients if one.available and one.scope.admits(repository)]
         return [one.source(start) for one in sorted(asked, key=_distance)]
 
+    def silent(self, repository: Repository) -> str:
+        """Return the name of one that is asked for the repository and is left alone now, else ""."""
+        names = (one.name for one in self._clients if not one.available and one.scope.admits(repository))
+        return next(names, "")
+
     async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
         """Return what the tag is at its home, which gave the record that is `known`; within 2 s.
 

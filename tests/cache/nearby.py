@@ -177,7 +177,12 @@ class Fleet(Alone):
 
 
 class Regions:
-    """`has`: regions and what they have; `fetches`: those that fetch it for others. `home` says what tags are."""
+    """`has`: regions and what they have; `fetches`: those that fetch it for others. `home` says what tags are.
+
+    left: who is left alone.
+    """
+
+    left = ""
 
     def __init__(self, *has: Near, fetches: Sequence[Near] = (), home: TagAtHome | None = None) -> None:
         self.has, self.fetches, self.home = has, fetches, home
@@ -185,6 +190,9 @@ class Regions:
 
     def sources(self, repository: Repository, *, start: bool) -> Sequence[NearSource]:
         return list(self.fetches if start else self.has)
+
+    def silent(self, repository: Repository) -> str:
+        return self.left
 
     async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
         self.questions.append(tag)

@@ -11,6 +11,7 @@ import pytest
 from metrics.events import FillFinished
 from proxy.cache.near import NearManifest, TagAtHome
 from proxy.memory import MemorySource
+from proxy.oci.digest import Digest
 from proxy.oci.errors import (
     BlobUnknown,
     GatewayTimeout,
@@ -22,10 +23,12 @@ from proxy.oci.errors import (
 from proxy.oci.names import Tag
 from proxy.oci.ranges import ByteRange
 from proxy.store.exchanged import TagChange
+from proxy.store.records import Proof
 from tests.cache.lab import ALPINE
 from tests.cache.nearby import BUSYBOX, DATA, DESCRIPTOR, DIGEST, IMAGE, MIB, Near, Node, Regions, node
 from tests.support.contents import Image, make_image
 
+OTHER = Digest.of(b"other")
 NEWER = make_image([b"newer"])
 LATEST = Tag("latest")
 
@@ -116,6 +119,45 @@ async def test_a_manifest_whose_blobs_a_region_has_is_served_without_the_upstrea
         regions.has = ()
         with pytest.raises(RegistryError):
             await here.cache.manifest(ALPINE, IMAGE.digest)
+
+
+async def test_what_the_upstream_denies_and_a_region_can_fetch_is_given(tmp_path: Path) -> None:
+    async with node(tmp_path, None, regions=Regions(fetches=[region()])) as here:
+        here.upstream.refuses = True
+        assert await here.get() == DATA
+
+
+async def test_what_is_known_and_denied_upstream_is_not_missing_while_a_region_is_not_heard(tmp_path: Path) -> None:
+    """Neither said nor remembered: as soon as the region is heard, it is the content, or that nobody has it."""
+    given = NearManifest(DESCRIPTOR, IMAGE.body, True, True, True)
+    for number, refuses in enumerate((False, True)):
+        regions = Regions()
+        async with node(tmp_path / str(number), None, regions=regions) as here:
+            here.upstream.refuses = refuses
+            await here.store.catalog.prove(ALPINE, IMAGE.digest, Proof.SYNCED)
+            await here.store.catalog.prove(ALPINE, OTHER, Proof.SYNCED)
+            regions.left = "eu"
+            with pytest.raises(Unavailable, match="region eu"):
+                await here.cache.manifest(ALPINE, IMAGE.digest)
+            with pytest.raises(Unavailable, match="region eu"):
+                await here.cache.open_blob(ALPINE, OTHER)
+            with pytest.raises(ManifestUnknown):
+                await here.cache.manifest(BUSYBOX, IMAGE.digest)  # of which nobody ever said so
+            regions.left = ""
+            regions.has = (Near("eu", "region", {OTHER: b"other"}, {IMAGE.digest: given}),)
+            assert (await here.cache.manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+            assert (await here.cache.open_blob(ALPINE, OTHER)).digest == OTHER
+            await here.cache.idle()
+
+
+async def test_what_is_known_and_that_every_region_and_the_upstream_deny_is_missing(tmp_path: Path) -> None:
+    async with node(tmp_path, None, regions=Regions(region(has=False))) as here:
+        for digest in (IMAGE.digest, OTHER):
+            await here.store.catalog.prove(ALPINE, digest, Proof.SYNCED)
+        with pytest.raises(ManifestUnknown):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+        with pytest.raises(BlobUnknown):
+            await here.cache.open_blob(ALPINE, OTHER)
 
 
 def change(image: Image, version: int, origin: str = "eu") -> TagChange:
