@@ -11,6 +11,7 @@ from proxy.oci.descriptor import Manifest
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, Denied, NotFound, Transient, Unauthorized
 from proxy.oci.names import Repository
+from proxy.regions.peer import Refused
 from proxy.store.catalog import Catalog
 from proxy.store.errors import StoreError
 from proxy.store.store import Store
@@ -93,7 +94,7 @@ def reason_of(error: Exception) -> str:
     match error:
         case NotFound():
             return "missing"
-        case Denied() | Unauthorized():
+        case Denied() | Unauthorized() | Refused():
             return "refused"
         case BadContent():
             return "corrupt"

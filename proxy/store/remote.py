@@ -67,7 +67,7 @@ _HURRY = f"""
 STATEMENTS = (_WAITING, _WAITING_HERE, _REMOVALS, _COUNTS, _SETTLE, _POSTPONE, _PUT_OFF, _TURN, _HURRY)
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(RootChange)
+_DECODER: msgspec.msgpack.Decoder[RootChange] = msgspec.msgpack.Decoder(RootChange)
 
 
 class Kind(enum.IntEnum):
@@ -196,6 +196,11 @@ def spell(record: RootChange) -> bytes:
     return _ENCODER.encode(msgspec.structs.replace(record, seq=0, at=0))
 
 
+def read_spelled(spelled: bytes) -> RootChange:
+    """Return a record that `spell` wrote."""
+    return _DECODER.decode(spelled)
+
+
 def _waiting(
     peer: str,
     place: int,
@@ -209,7 +214,7 @@ def _waiting(
     kind: int,
 ) -> Waiting:
     there = Repository(upstream, path)
-    return Waiting(peer, place, there, _DECODER.decode(record), since, tries, next_at, error, Kind(kind))
+    return Waiting(peer, place, there, read_spelled(record), since, tries, next_at, error, Kind(kind))
 
 
 def _named(waiting: Waiting) -> dict[str, object]:

@@ -21,7 +21,7 @@ from proxy.store.feed import STEP_SECONDS, Merged
 from proxy.store.merging import KNOWN_MEMBERSHIP, is_news, merge_membership, newest_version
 from proxy.store.ranges import Interval, kept, read_root
 from proxy.store.records import Proof
-from proxy.store.remote import Kind, RootChange, put_waiting
+from proxy.store.remote import Kind, RootChange, put_waiting, read_spelled
 from proxy.store.roots import Marks
 from proxy.store.writer import Transaction
 
@@ -49,6 +49,13 @@ OWN = """
     FROM root CROSS JOIN repository ON repository.id = root.repository
     WHERE peer = 0 AND place >= ? ORDER BY place LIMIT ?
 """
+_WAITING = """
+    SELECT place, upstream, path, pending.repository, record
+    FROM pending CROSS JOIN repository ON repository.id = pending.repository
+    WHERE peer = ? AND place >= ? ORDER BY place LIMIT ?
+"""
+_MOVE = "UPDATE OR REPLACE pending SET place = ? WHERE peer = ? AND place = ?"
+_CLEAR = "DELETE FROM root WHERE peer = ? AND place IN (SELECT place FROM root WHERE peer = ? LIMIT ?)"
 _PRESENT = "SELECT present FROM blob WHERE digest = ?"
 
 
@@ -158,9 +165,28 @@ def drop_range(transaction: Transaction, peer: int, interval: Interval) -> bool:
 
 
 def forget_mesh(transaction: Transaction, peer: int) -> None:
-    """Begin anew with a peer: its key is not known, and nothing of it was read. The shadow is dropped after this."""
+    """Begin anew with a peer: its key is not known, and nothing of it was read. `clear` what it said after this."""
     transaction.connection.execute("UPDATE peer SET mesh = NULL WHERE id = ?", (peer,))
     transaction.connection.execute("DELETE FROM position WHERE peer = ?", (peer,))
+
+
+def clear(transaction: Transaction, peer: int) -> bool:
+    """Take a step of forgetting all that a peer has, but not what waits. True while there is more."""
+    return transaction.connection.execute(_CLEAR, (peer, peer, DROP_ROWS)).rowcount >= DROP_ROWS
+
+
+def move_waiting(transaction: Transaction, peer: int, marks: Marks, begin: int) -> int | None:
+    """Take a step of placing what waits anew, under another key, and suppose that the peer still says it.
+
+    Returns from which place to go on, None: nowhere. Rows may be met twice.
+    """
+    connection = transaction.connection
+    rows = connection.execute(_WAITING, (peer, begin, SEED_ROWS)).fetchall()
+    for place, upstream, path, row, spelled in rows:
+        _, moved, mark = marks.of(Repository(upstream, path), read_spelled(spelled))
+        connection.execute(_MOVE, (moved, peer, place))
+        connection.execute(_PUT_ROOT, (peer, moved, row, mark))
+    return int(rows[-1][0]) + 1 if len(rows) >= SEED_ROWS else None
 
 
 def learn_mesh(transaction: Transaction, peer: int, mesh: bytes) -> None:
