@@ -119,9 +119,9 @@ class Manifests:
             if held:
                 raise ManifestUnknown(f"{digest} is not known to be in {repository}")
             await self._membership.stat_manifest(repository, digest)
-        if not given.servable and await self._fleet.has_image(repository, digest, Asker.REGION):
+        if given.servable or self._upstreams.reachable(repository.upstream):  # its blobs are fetched for who asks
             return replace(given, servable=True)
-        return given
+        return replace(given, servable=await self._fleet.has_image(repository, digest, Asker.REGION))
 
     async def _of_fleet(self, repository: Repository, digest: Digest) -> NearManifest | None:
         """Return what another node, or the bucket, has stored; it is kept where it is proven."""

@@ -49,7 +49,7 @@ class NearStream(BlobStream, Protocol):
 class NearManifest(Manifest):
     """A manifest; `anonymous`: it was once fetched anonymously. `proven` as of a NearStream.
 
-    servable: whoever gives it has its blobs too.
+    servable: whoever gives it has its blobs too, or is a region that may fetch them.
     """
 
     proven: bool = False

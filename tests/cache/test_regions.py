@@ -104,6 +104,15 @@ async def test_a_region_is_given_a_manifest_and_only_on_request_one_that_is_not_
             await here.cache.region_manifest(BUSYBOX, IMAGE.digest, held=False)
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_a_region_says_of_a_manifest_whether_its_blobs_can_be_had_there(tmp_path: Path, reachable: bool) -> None:
+    """Who asks while a client of ours still pulls the image need not wait until all of it is stored here."""  # P27
+    async with node(tmp_path, None, reachable=reachable) as here:
+        here.upstream.add_manifest(ALPINE, IMAGE.body, IMAGE.media_type)
+        assert (await here.cache.region_manifest(ALPINE, IMAGE.digest, held=False)).servable == reachable
+        assert (await here.cache.region_manifest(ALPINE, IMAGE.digest, held=True)).servable == reachable
+
+
 async def test_a_manifest_that_the_upstream_does_not_give_comes_from_a_region_that_can_fetch_it(tmp_path: Path) -> None:
     far = Near("eu", "region", manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, True, True)})
     async with node(tmp_path, None, regions=Regions(fetches=[far])) as here:
