@@ -73,11 +73,10 @@ def why_unchosen(peer: PeerConfig, repository: Repository, reference: Reference)
         return f"only what the tags {', '.join(chosen)} lead to is fetched ahead" if chosen else None
     if peer.tags and not any(TagChoice.parse(text).matches(reference) for text in peer.tags):
         return f"tags ({', '.join(peer.tags)}) does not choose {reference}"
-    if peer.newest is not None:
-        return f"only the newest {peer.newest} of the tags that are chosen are fetched ahead"
+    limits = [] if peer.newest is None else [f"only the newest {peer.newest} of the tags that are chosen"]
     if peer.platforms:
-        return f"of its platforms only {', '.join(peer.platforms)} are fetched ahead"
-    return None
+        limits.append(f"of its platforms only {', '.join(peer.platforms)}")
+    return f"{', and '.join(limits)} are fetched ahead" if limits else None
 
 
 def regional_words(regional: Regional, *, whole: bool) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ _READ_BY_OTHERS = 0o004
 _REMEDIES = {
     "files": "mend the file that the configuration names: one token a line, certificates in PEM",
     "refused": "give this region a [[grant]] over there, with the token that it shows; for TLS see `ca_file`, `cert`",
-    "silent": "see `url`, the firewall between the two, and whether a mirror runs there",
+    "silent": "see `url`, the firewall between the two, and whether a mirror runs there; one with `tls.client_ca` "
+    "wants `cert` and `key`",
     "unreadable": "see that `url` is that of a mirror, and bring the older of the two up to date",
 }
 
