@@ -62,12 +62,17 @@ class PeerSource:
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> PeerStream:
         """Open the blob, or `span` of it. Raises BlobUnknown, RangeNotSatisfiable, GatewayTimeout, Transient."""
+        misses = self._client.misses
+        if not self._start and misses.lacks(repository):
+            raise BlobUnknown(f"region {self.name} lacked what it was asked for of {repository} a moment ago")
         headers = self._headers if span is None else {**self._headers, "Range": f"bytes={span}"}
         target = content_target(Wanted("blob", repository, digest))
         try:
             response = await self._client.request("GET", target, headers, self._seconds)
         except NotFound as error:
+            misses.missed(repository)
             raise BlobUnknown(error.message) from None
+        misses.has(repository)
         try:
             asked = Asked("blob", repository, digest)
             lies = place(f"region {self.name}", asked, span, response.status, response.headers)
@@ -84,7 +89,9 @@ class PeerSource:
         try:
             response = await self._client.request("GET", target, self._headers, self._seconds)
         except NotFound as error:
+            self._client.misses.missed(repository)
             raise ManifestUnknown(error.message) from None
+        self._client.misses.has(repository)
         body = await self._client.read(response, MAX_MANIFEST, self._client.took)
         self._client.tell()
         return await checked_manifest(f"region {self.name}", digest, body, says_of(response))

@@ -37,6 +37,7 @@ from proxy.oci.names import Repository, Tag
 from proxy.regions.budget import Budget
 from proxy.regions.content import HEADERS_SECONDS, IDLE_SECONDS, PeerSource, says_of
 from proxy.regions.credentials import Credentials, LinkFileError, LinkFiles
+from proxy.regions.misses import Misses
 from proxy.regions.protocol import HELD_ONLY, MSGPACK, PING, decode_tag, tag_target, via
 from proxy.regions.scope import Scope
 from proxy.upstream.answers import own_words
@@ -77,7 +78,8 @@ class PeerClient:
     """Asks one region in the name of `region`. Open it with `open_peer`.
 
     State: the connections; the breaker, and the probe that closes it again; what was not told yet of what came.
-    `transferred`: bytes of content since the start. `rtt`: seconds until the headers of a short answer, None at first.
+    `transferred`: bytes of content since the start. `misses`: what it lacked lately. `rtt`: seconds until the
+    headers of a short answer, None at first.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class PeerClient:
         self.scope = terms.scope
         self.rtt: float | None = None
         self.transferred = 0
+        self.misses = Misses()
         self._credentials = credentials
         self._budget = budget
         self._session = session

@@ -32,6 +32,7 @@ from proxy.regions import peer
 from proxy.regions.budget import Budget
 from proxy.regions.content import PeerStream
 from proxy.regions.credentials import LinkFileError, LinkFiles
+from proxy.regions.misses import IN_A_ROW
 from proxy.regions.peer import Refused
 from proxy.regions.scope import Scope
 from tests.fleet.nodes import TYPE, a_socket, serving, url_of
@@ -329,3 +330,22 @@ async def test_what_cannot_be_shown_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(LinkFileError, match=r"TLS with .*ca\.pem is impossible"):
         async with an_asker("https://127.0.0.1:1", LinkFiles(ca=tmp_path / "ca.pem")):
             pass
+
+
+async def test_a_region_that_lacks_an_image_is_not_asked_for_each_of_its_layers(region: Region, asker: Asker) -> None:
+    """Each question is a round trip between regions that a client waits for."""
+    lacking = [Digest.of(bytes([number])) for number in range(20)]
+    stored = region.cache.store(SMALL)
+    near, last = asker.client.source(start=False), asker.client.source(start=True)
+    for digest in lacking:
+        with pytest.raises(BlobUnknown):
+            await near.open_blob(HUB, digest)
+    assert len(region.requests) == IN_A_ROW
+    with pytest.raises(ManifestUnknown):
+        await near.manifest(HUB, lacking[0])  # each image is asked for
+    for digest in lacking[:5]:
+        with pytest.raises(BlobUnknown):
+            await last.open_blob(HUB, digest)  # and everything where nobody else is left
+    assert len(region.requests) == IN_A_ROW + 6
+    assert await whole(await last.open_blob(HUB, stored)) == SMALL
+    assert await whole(await near.open_blob(HUB, stored)) == SMALL  # it has something of it after all

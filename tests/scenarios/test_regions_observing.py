@@ -147,7 +147,7 @@ async def test_a_tag_that_moved_on_both_sides_of_a_partition_ends_alike_and_lose
     of_loser, of_winner = (a, b) if loser is of_a else (b, a)
     assert set(await pull(of_loser, repo, loser.digest)) == {200}
     async with asyncio.timeout(60):  # the link may still be left alone: known, and not to be had now
-        while (status := (await ask(f"{of_winner.url}/v2/{repo}/manifests/{loser.digest}")).status) == 503:
+        while (status := (await ask(f"{of_winner.url}/v2/{repo}/manifests/{loser.digest}")).status) == 503:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.1)
     assert status == 200
 
