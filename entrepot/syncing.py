@@ -49,9 +49,9 @@ class Fills:
     def __init__(self, running: Mirror) -> None:
         self._running = running
 
-    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
+    async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest:
         """Raises ManifestUnknown, Transient."""
-        return await self._running.cache.manifest(repository, digest)
+        return await self._running.cache.ensure_manifest(repository, digest)
 
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
         """Raises BlobUnknown, Transient."""
@@ -79,7 +79,7 @@ class RegionalSync:
         self._working = False
         self._peers = {peer.name: peer for peer in running.config.peers}
         rules = {name: _rules(peer) for name, peer in self._peers.items()}
-        self._engine = Engine(self._catalog, running.store, Fills(running), rules, holding, emit)
+        self._engine = Engine(self._catalog, running.store, Fills(running), rules, holding, self._trouble, emit)
         self._followers = {
             name: Follower(
                 self._catalog,
@@ -186,6 +186,9 @@ class RegionalSync:
             working.cancel()
             with suppress(asyncio.CancelledError):
                 await working
+
+    def _trouble(self, name: str) -> str | None:
+        return self._clients[name].problem
 
     def _report(self, name: str) -> PeerReport:
         peer, client, standing = self._peers[name], self._clients[name], self._followers[name].standing

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from metrics.events import Emit
 from proxy.oci.digest import Digest
@@ -52,7 +53,10 @@ class _Peer:
 
 
 class Engine:
-    """Works off what waits of `peers`. State: how each stands; what is to be done is in the catalog."""
+    """Works off what waits of `peers`. trouble: why one of them is left alone now, as it does not answer.
+
+    State: how each stands; what is to be done is in the catalog.
+    """
 
     def __init__(
         self,
@@ -61,12 +65,14 @@ class Engine:
         cache: Filler,
         peers: Mapping[str, PeerRules],
         holding: Holding,
+        trouble: Callable[[str], str | None],
         emit: Emit,
         times: Times | None = None,
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._holding = holding
+        self._trouble = trouble
         self._emit = emit
         self._times = times or Times()
         self._fetcher = Fetcher(catalog, store, cache)
@@ -191,7 +197,15 @@ class Engine:
             standing.begin()
             try:
                 passing = Pass(
-                    peer.name, peer.rules, self._catalog, self._fetcher, standing, tally, self._emit, self._times
+                    peer.name,
+                    peer.rules,
+                    self._catalog,
+                    self._fetcher,
+                    partial(self._trouble, peer.name),
+                    standing,
+                    tally,
+                    self._emit,
+                    self._times,
                 )
                 done = await passing.run()
                 if done.link is None:

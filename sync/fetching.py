@@ -25,7 +25,7 @@ ERROR_LENGTH = 300
 class Filler(Protocol):
     """The part of the cache that brings bytes here, from whoever has them, once for all who ask."""
 
-    async def manifest(self, repository: Repository, digest: Digest) -> Manifest: ...
+    async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest: ...
 
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int: ...
 
@@ -55,7 +55,7 @@ class Fetcher:
             if stored is not None:
                 return stored, 0
             async with self._places:
-                found = await self._cache.manifest(repository, digest)
+                found = await self._cache.ensure_manifest(repository, digest)
         return (found.body, found.descriptor.media_type), len(found.body)
 
     async def blob(self, repository: Repository, digest: Digest) -> int:

@@ -7,7 +7,7 @@ transaction: its tags are applied and its rows settled when all that is wanted o
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TypeVar
@@ -32,7 +32,7 @@ WINDOW = 256
 APPLIED_AT_ONCE = 64
 """So many rows are applied in one transaction, a few milliseconds: others have their turn between them."""
 LINK_FAILURES = 4
-"""So many images that fail in a row, because nobody answers, are the link's failure and not theirs."""
+"""So many images that fail in a row, while the peer is left alone, are the link's failure and not theirs."""
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Pass:
-    """State: what was done, and how the link did in the present window."""
+    """trouble: why the peer is left alone now. State: what was done, and how the link did in the present window."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Pass:
         rules: PeerRules,
         catalog: Catalog,
         fetcher: Fetcher,
+        trouble: Callable[[], str | None],
         standing: Standing,
         tally: Tally,
         emit: Emit,
@@ -72,6 +73,7 @@ class Pass:
         self._rules = rules
         self._catalog = catalog
         self._fetcher = fetcher
+        self._trouble = trouble
         self._standing = standing
         self._tally = tally
         self._emit = emit
@@ -239,7 +241,7 @@ class Pass:
             self._answers += 1
 
     async def _failed(self, image: Image, error: Exception, *, silent: bool) -> None:
-        """Put an image off for its own failure; when nobody answered, only if others were answered meanwhile."""
+        """Put an image off for its own failure; where nobody gave it, only if the peer is heard all the same."""
         if silent:
             self._silent.append((image, words_of(error)))
             return
@@ -265,14 +267,15 @@ class Pass:
         self._emit(ImageFailed(self._name, reason))
 
     def _is_down(self) -> bool:
-        return not self._answers and len(self._silent) >= LINK_FAILURES
+        return not self._answers and len(self._silent) >= LINK_FAILURES and self._trouble() is not None
 
     async def _judge_link(self) -> None:
-        if self._silent and self._answers:
+        trouble = self._trouble()
+        if self._silent and (self._answers or trouble is None):
             for image, words in self._silent:
                 await self._put_off(image, words, "unreachable")
         elif self._silent:
-            self.done.link = self._silent[0][1]
+            self.done.link = trouble
             later = self._times.now() + self._standing.link_failed()
             rows = [(row, words) for image, words in self._silent for row in image.rows]
 

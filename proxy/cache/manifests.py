@@ -59,6 +59,7 @@ class Manifests:
         self._upstreams = upstreams
         self._negotiating: SingleFlight[tuple[Repository, Tag, str], Manifest] = SingleFlight(background)
         self._fetching: SingleFlight[tuple[Repository, Digest], Manifest] = SingleFlight(background)
+        self._ensuring: SingleFlight[tuple[Repository, Digest], Manifest] = SingleFlight(background)
         self._for_regions: SingleFlight[tuple[Repository, Digest], NearManifest] = SingleFlight(background)
 
     async def describe(self, repository: Repository, digest: Digest) -> Descriptor:
@@ -79,6 +80,14 @@ class Manifests:
             "manifest", repository, digest, lambda: self._fetching.run(key, lambda: self._fetch(repository, digest))
         )
         return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
+
+    async def ensure(self, repository: Repository, digest: Digest) -> Manifest:
+        """Return the manifest once it is stored, whether its blobs are to be had or not: whoever asks comes for them.
+
+        Nothing that was said before counts. Raises as `get`.
+        """
+        key = (repository, digest)
+        return await self._ensuring.run(key, lambda: self._fetch(repository, digest, whole=False))
 
     async def negotiate(self, repository: Repository, tag: Tag, accept: str) -> ServedManifest:
         """Return what the upstream has under `tag` for a client that takes `accept` only (P21).
@@ -152,12 +161,12 @@ class Manifests:
         descriptor = Descriptor(record.media_type, digest, len(body))
         return NearManifest(descriptor, body, record.public, proven, record.servable)
 
-    async def _stored(self, repository: Repository, digest: Digest) -> ServedManifest | None:
+    async def _stored(self, repository: Repository, digest: Digest, *, whole: bool = True) -> ServedManifest | None:
         record = await self._store.catalog.blob(digest)
         if record is None or not record.present or record.media_type is None:
             return None
         await self._membership.require_manifest(repository, digest, record)
-        if not record.servable:
+        if whole and not record.servable:
             await self._require_blobs(repository, digest)
         body = await self._store.read_blob(digest, MAX_MANIFEST)
         if body is None:
@@ -172,34 +181,37 @@ class Manifests:
             return
         await self._membership.stat_manifest(repository, digest)
 
-    async def _fetch(self, repository: Repository, digest: Digest) -> Manifest:
-        """Fetch it once for this node and its fleet: from who is near, else from the upstream."""
+    async def _fetch(self, repository: Repository, digest: Digest, *, whole: bool = True) -> Manifest:
+        """Fetch it once for this node and its fleet: from who is near, else from the upstream.
+
+        whole: not from who has not its blobs while the upstream cannot be asked for them (P27).
+        """
         async with self._turns.turn(digest) as waited:
-            if waited and (stored := await self._stored(repository, digest)) is not None:
+            if waited and (stored := await self._stored(repository, digest, whole=whole)) is not None:
                 return stored
             async with self._fleet.flight(digest, repository) as flight:
-                manifest: Manifest | None = await self._near(flight, repository, digest)
+                manifest: Manifest | None = await self._near(flight, repository, digest, whole)
                 if manifest is None:
-                    manifest = await self._ask(flight, repository, digest)
+                    manifest = await self._ask(flight, repository, digest, whole)
                 await self._keep(repository, manifest, shared=flight.shared)
                 flight.stored()
                 return manifest
 
-    async def _ask(self, flight: Flight, repository: Repository, digest: Digest) -> Manifest:
+    async def _ask(self, flight: Flight, repository: Repository, digest: Digest, whole: bool) -> Manifest:
         """Ask the upstream, and where it does not give the manifest those whom the flight has kept for that."""
         try:
             return await self._upstreams.ask(
                 repository, lambda source: source.manifest(repository, digest), ManifestUnknown
             )
         except RegistryError as error:
-            found = await self._near(flight, repository, digest) if flight.last_resort() else None
+            found = await self._near(flight, repository, digest, whole) if flight.last_resort() else None
             if found is not None:
                 return found
             if isinstance(error, NotFound):
                 await self._membership.doubt(repository, digest, flight.unheard)
             raise
 
-    async def _near(self, flight: Flight, repository: Repository, digest: Digest) -> NearManifest | None:
+    async def _near(self, flight: Flight, repository: Repository, digest: Digest, whole: bool) -> NearManifest | None:
         while (source := await flight.next()) is not None:
             try:
                 manifest = await source.manifest(repository, digest)
@@ -207,7 +219,7 @@ class Manifests:
                     await self._membership.vouch(repository, digest, manifest.anonymous, manifest=True)
                 if flight.following:  # who leads has just had it from the upstream, or has looked after its blobs
                     self._upstreams.heard(repository.upstream, 0.0)
-                elif not manifest.servable:
+                elif whole and not manifest.servable:
                     await self._require_blobs(repository, digest)
             except RegistryError as error:
                 flight.failed(source, error, 0)

@@ -22,7 +22,7 @@ from proxy.cache.regional import RegionalFleet
 from proxy.cache.sources import Upstreams
 from proxy.cache.tags import Revalidated, TagPolicy, Tags
 from proxy.cache.turns import Turns
-from proxy.oci.descriptor import Descriptor
+from proxy.oci.descriptor import Descriptor, Manifest
 from proxy.oci.digest import Digest
 from proxy.oci.errors import NotFound, RegistryError, Unavailable
 from proxy.oci.names import Reference, Repository, Tag
@@ -152,6 +152,10 @@ class ReadThrough:
     def leave(self, digest: Digest) -> None:
         """End a download that nobody reads or waits for; what has come is kept for the next one."""
         self._flights.leave(digest)
+
+    async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest:
+        """Return the manifest once it is in the store, its blobs or not, however long that takes."""
+        return await self._manifests.ensure(repository, digest)
 
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
         """Return the blob's size in bytes once it is in the store, however long that takes."""

@@ -67,7 +67,10 @@ class Stream:
 
 @dataclass
 class Near:
-    """Somebody near who has everything in `blobs` and `manifests`; `pause`: what he gives after 2 MiB waits for it."""
+    """Somebody near who has everything in `blobs` and `manifests`.
+
+    What he gives after 2 MiB waits for `pause`, manifests for `slow`.
+    """
 
     name: str = "node"
     kind: Literal["neighbour", "bucket", "region"] = "neighbour"
@@ -80,6 +83,7 @@ class Near:
     opening: asyncio.Event = field(default_factory=asyncio.Event)
     peer: ReadThrough | None = None
     pause: asyncio.Event | None = None
+    slow: asyncio.Event | None = None
     withdraws: bool = False
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> NearStream:
@@ -99,6 +103,8 @@ class Near:
 
     async def manifest(self, repository: Repository, digest: Digest) -> NearManifest:
         self.asked.append(digest)
+        if self.slow is not None:
+            await self.slow.wait()
         if digest not in self.manifests:
             raise ManifestUnknown("not here")
         return self.manifests[digest]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from metrics.events import FillFinished
+from proxy.cache import readthrough
 from proxy.cache.near import NearManifest, TagAtHome
 from proxy.memory import MemorySource
 from proxy.oci.digest import Digest
@@ -128,6 +129,32 @@ async def test_a_manifest_whose_blobs_a_region_has_is_served_without_the_upstrea
         regions.has = ()
         with pytest.raises(RegistryError):
             await here.cache.manifest(ALPINE, IMAGE.digest)
+
+
+async def test_a_manifest_to_be_kept_comes_though_its_blobs_are_not_to_be_had_and_is_not_served_so(
+    tmp_path: Path,
+) -> None:  # P27
+    far = Near("eu", "region", manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, True, False)})
+    async with node(tmp_path, None, offline=True, reachable=False, regions=Regions(far)) as here:
+        with pytest.raises(RegistryError):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+        assert (await here.cache.ensure_manifest(ALPINE, IMAGE.digest)).body == IMAGE.body
+        with pytest.raises(RegistryError):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+
+
+async def test_a_manifest_to_be_kept_takes_longer_than_a_client_would_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readthrough, "ANSWER_SECONDS", 0.01)
+    far = Near("eu", "region", manifests={IMAGE.digest: NearManifest(DESCRIPTOR, IMAGE.body, True, True, True)})
+    far.slow = asyncio.Event()
+    async with node(tmp_path, None, offline=True, regions=Regions(far)) as here:
+        keeping = asyncio.create_task(here.cache.ensure_manifest(ALPINE, IMAGE.digest))
+        with pytest.raises(Unavailable, match="ask again"):
+            await here.cache.manifest(ALPINE, IMAGE.digest)
+        far.slow.set()
+        assert (await keeping).body == IMAGE.body
 
 
 async def test_what_the_upstream_denies_and_a_region_can_fetch_is_given(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Peer:
         self.content[digest] = raw, media_type
         return digest
 
-    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
+    async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest:
         body, media_type = await self._give(digest)
         descriptor = Descriptor(media_type or "", digest, len(body))
         await self._store.put_manifest(
@@ -142,7 +142,16 @@ class Lab:
     def engine(self, rules: Rules | None = None, *, grace: float = 600.0, share: float = 0.25) -> Engine:
         chosen = PeerRules(rules or Rules(Scope.of(["*"])), grace, share)
         times = Times(lambda: self.now, lambda: 0.0)
-        return Engine(self.catalog, self.store, self.peer, {PEER: chosen}, self.holding, self.events.append, times)
+        return Engine(
+            self.catalog,
+            self.store,
+            self.peer,
+            {PEER: chosen},
+            self.holding,
+            lambda name: "region east does not answer" if self.peer.down else None,
+            self.events.append,
+            times,
+        )
 
     async def hears(self, *records: TagChange | MembershipChange, ahead_until: float | None = None) -> None:
         """Let the records wait, those of memberships being merged, as the reader of the peer's feed does."""
@@ -261,6 +270,19 @@ async def test_a_peer_that_does_not_answer_is_no_failure_of_its_images(lab: Lab)
     assert len(lab.peer.asked) < len(images)
     lab.peer.down = False
     assert (await lab.engine().once(())).images == 20
+
+
+async def test_what_a_peer_that_answers_cannot_give_is_no_failure_of_the_link(lab: Lab) -> None:
+    lost = [lab.peer.image(f"lost {number}") for number in range(12)]
+    for image in lost:
+        lab.peer.errors[image] = Unavailable("evicted there, and its upstream is gone")
+    good = lab.peer.image("good")
+    await lab.hears(*(lab.tag(f"t{number}", image) for number, image in enumerate([*lost, good])))
+    report = await lab.engine().once(())
+    assert report.unreachable == ()
+    assert len(report.failed) == len(lost)
+    assert await lab.points_to("t12") == good
+    assert {(row.tries, row.error) for row in await lab.waiting()} == {(1, "evicted there, and its upstream is gone")}
 
 
 async def test_what_is_shared_by_images_is_fetched_once(lab: Lab) -> None:

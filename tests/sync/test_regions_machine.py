@@ -65,7 +65,7 @@ class Shelf:
         self._store = store
         self.out_of_reach: set[Digest] = set()
 
-    async def manifest(self, repository: Repository, digest: Digest) -> Manifest:
+    async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest:
         await self._store_blob(repository, digest)
         return Manifest(Descriptor(MEDIA_TYPE[digest], digest, len(BYTES[digest])), BYTES[digest])
 
@@ -231,7 +231,7 @@ class Regions(RuleBasedStateMachine):
         shelf = Shelf(store)
         rules = {name: self._rules() for name in NAMES if name != NAMES[number]}
         holding = await Holding.load(store.catalog, {})
-        engine = Engine(store.catalog, store, shelf, rules, holding, self._events.append)
+        engine = Engine(store.catalog, store, shelf, rules, holding, lambda name: None, self._events.append)
         answering: dict[str, RegionChanges | Ranges] = {
             CHANGES: RegionChanges(store.catalog),
             RANGES: Ranges(store.catalog),
