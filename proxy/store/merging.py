@@ -108,6 +108,13 @@ def is_news(connection: sqlite3.Connection, repository: int | None, change: TagC
     return known is None or change.rank > (known[0], not known[1]) or _root(known[2], change.root) != known[2]
 
 
+def answer(transaction: Transaction, repository: int, record: TagChange) -> None:
+    """Let whoever said what is no news here hear of the tag once more, where something may have been cut there."""
+    known = tagrows.read(transaction.connection, repository, record.name)
+    if known is not None and tagstate.differs(known.state, state_of(record)):
+        tagrows.tell_again(transaction, repository, record.name)
+
+
 def newest_version(change: TagChange | MembershipChange | PinChange) -> int:
     """Return the greatest version that a record tells."""
     if isinstance(change, TagChange) and change.others:

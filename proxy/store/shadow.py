@@ -18,7 +18,7 @@ import msgspec
 from proxy.oci.names import Repository
 from proxy.store.exchanged import AHEAD_SECONDS, MembershipChange, TagChange, is_ahead
 from proxy.store.feed import STEP_SECONDS, Merged
-from proxy.store.merging import KNOWN_MEMBERSHIP, is_news, merge_membership, newest_version
+from proxy.store.merging import KNOWN_MEMBERSHIP, answer, is_news, merge_membership, newest_version
 from proxy.store.ranges import Interval, kept, read_root
 from proxy.store.records import Proof
 from proxy.store.remote import Kind, RootChange, put_waiting, read_spelled
@@ -113,6 +113,8 @@ def merge(
         if not is_news(transaction.connection, row, record):
             image = isinstance(record, MembershipChange) and not record.removed
             transaction.connection.execute(_NO_NEWS, (peer, place, Kind.IMAGE, not image))
+            if isinstance(record, TagChange):
+                answer(transaction, row, record)
         elif is_ahead(version, now):
             taken.ahead += 1
             taken.news += put_waiting(transaction, peer, place, row, key, record, now, _admissible(version))

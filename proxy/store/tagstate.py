@@ -56,7 +56,7 @@ def conflicts(state: State) -> State:
 
 def differs(joined: State, said: State) -> bool:
     """Tell whether whoever `said` that has to hear of `joined` once more, as entries may have been cut there."""
-    return len(joined) > MOST_OTHERS and _says(joined) != _says(said)
+    return len(said) > MOST_OTHERS and _says(joined) != _says(said)
 
 
 def state_of(change: TagChange) -> State:
