@@ -225,8 +225,7 @@ class Follower:
             self._differing.clear()
             self._read(mine)
             return True
-        several = len(peer.positions.keys() | {told.epoch}) > 1
-        if several and self._differing.get(told.epoch) != told.head:
+        if not told.restart and len(peer.positions) > 1 and self._differing.get(told.epoch) != told.head:
             self._differing[told.epoch] = told.head
             return False
         if self._reconciled >= MOST_RECONCILIATIONS:

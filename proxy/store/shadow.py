@@ -57,6 +57,11 @@ _WAITING = """
 _MOVE = "UPDATE OR REPLACE pending SET place = ? WHERE peer = ? AND place = ?"
 _CLEAR = "DELETE FROM root WHERE peer = ? AND place IN (SELECT place FROM root WHERE peer = ? LIMIT ?)"
 _PRESENT = "SELECT present FROM blob WHERE digest = ?"
+_TIDY = """
+    DELETE FROM position WHERE peer = ? AND epoch NOT IN
+        (SELECT epoch FROM position WHERE peer = ? ORDER BY at DESC LIMIT ?)
+"""
+STATEMENTS = (PLACES, WAITING_PLACES, OWN, _PEER, _DROP, _DROP_WAITING, _NO_NEWS, _WAITING, _MOVE, _CLEAR, _PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +145,7 @@ def note(transaction: Transaction, peer: int, epoch: str, seq: int, now: float) 
     """Note that up to `seq` all of the catalog `epoch` of a peer was taken over; of the last MOST_POSITIONS epochs."""
     connection = transaction.connection
     connection.execute(_PUT_POSITION, (peer, epoch, seq, now))
-    connection.execute(
-        "DELETE FROM position WHERE peer = ? AND epoch NOT IN "
-        "(SELECT epoch FROM position WHERE peer = ? ORDER BY at DESC LIMIT ?)",
-        (peer, peer, MOST_POSITIONS),
-    )
+    connection.execute(_TIDY, (peer, peer, MOST_POSITIONS))
 
 
 def drop(transaction: Transaction, peer: int, places: Sequence[int]) -> None:
