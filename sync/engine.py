@@ -36,6 +36,7 @@ __all__ = ["Engine", "Filler", "PeerRules"]
 HURRIED = 1000
 MOST_PLANNED = 10_000
 LONGEST_WAIT = 3600.0
+COUNT_SECONDS = 1.0
 
 _ACTIONS: dict[Step, Action] = {Step.APPLY: "tag", Step.HOLD: "wait", Step.REMOVE: "remove"}
 
@@ -141,7 +142,7 @@ class Engine:
             peer.news.clear()
             held = self._holding.held(peer.name)
             if held is not None:
-                await self._until_free(peer.name)
+                await self._rest(peer)
                 continue
             try:
                 await self._unless_held(peer, Tally(None, self._times), force=False)
@@ -184,9 +185,23 @@ class Engine:
         while self._holding.held(name) is None:
             await self._holding.changed()
 
-    async def _until_free(self, name: str) -> None:
-        while self._holding.held(name) is not None:
-            await self._holding.changed()
+    async def _rest(self, peer: _Peer) -> None:
+        """Wait until the peer is free; what it has and is not here is counted meanwhile, so that it is known."""
+        counting = asyncio.create_task(self._count(peer), name=f"count what {peer.name} has")
+        try:
+            while self._holding.held(peer.name) is not None:
+                await self._holding.changed()
+        finally:
+            counting.cancel()
+            await asyncio.wait([counting])
+
+    async def _count(self, peer: _Peer) -> None:
+        while True:
+            with suppress(OSError):
+                await peer.standing.measure(now=True)
+            await asyncio.sleep(COUNT_SECONDS)
+            await peer.news.wait()
+            peer.news.clear()
 
     async def _pass(self, peer: _Peer, tally: Tally, *, force: bool) -> Outcome:
         standing = peer.standing

@@ -377,6 +377,16 @@ async def test_a_pause_lets_go_of_what_is_under_way_and_it_is_finished_later(lab
     assert await lab.points_to("latest") == image
 
 
+async def test_what_comes_to_wait_during_a_pause_is_counted_and_not_fetched(lab: Lab) -> None:
+    await lab.holding.pause(PEER)
+    engine = lab.engine()
+    async with running(engine):
+        await lab.hears(lab.tag("latest", lab.peer.image("new")))
+        engine.wake(PEER)
+        await until(lab, lambda: engine.report(PEER).images_behind == 1)
+        assert (engine.report(PEER).state, lab.peer.asked) == ("held", [])
+
+
 async def test_an_engine_that_was_cut_short_is_followed_by_one_that_fetches_only_the_rest(lab: Lab) -> None:
     image = lab.peer.image("first", "second")
     lab.peer.stalled.add(Digest.of(b"second"))
