@@ -88,6 +88,7 @@ def _read(
     )
     return Regional(
         origin=origin[0] if origin is not None and elsewhere else None,
+        removed=elsewhere and digest is None,
         observed_at=origin[1] if origin is not None and elsewhere else None,
         waiting=waiting,
         conflicts=conflicts,

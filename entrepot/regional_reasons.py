@@ -54,10 +54,12 @@ class PeerReason(msgspec.Struct, frozen=True):
 class Regional(msgspec.Struct, frozen=True):
     """What other regions have to do with a reference.
 
-    origin: the region that saw the tag as it is here, None for our own; observed_at: when it did.
+    origin: the region that saw the tag as it is here, None for our own; observed_at: when it did. removed: it saw
+    that it was removed.
     """
 
     origin: str | None = None
+    removed: bool = False
     observed_at: float | None = None
     waiting: tuple[WaitingRecord, ...] = ()
     conflicts: tuple[ConflictReport, ...] = ()
@@ -84,7 +86,8 @@ def regional_words(regional: Regional, *, whole: bool) -> tuple[str, ...]:
     lines = []
     if regional.origin is not None:
         when = format_time(regional.observed_at or 0)
-        lines.append(f"what the tag is comes from region {regional.origin}, which saw it on {when}")
+        seen = f"what the tag is comes from region {regional.origin}, which saw it on {when}"
+        lines.append(f"region {regional.origin} removed it, on {when}" if regional.removed else seen)
     peers = {peer.peer: peer for peer in regional.peers}
     for waiting in regional.waiting:
         lines.append(_waits(waiting, peers.get(waiting.peer)))
@@ -108,10 +111,12 @@ def _waits(waiting: WaitingRecord, peer: PeerReason | None) -> str:
     said = f"since {format_time(waiting.since)} it is known that"
     match waiting.kind:
         case "removal":
-            words = f"{said} {waiting.peer} removed it; it goes here "
+            words = f"{said} {waiting.peer} removed it; it "
             if peer is not None and peer.removals_refused is not None:
-                return f"{words}with `entrepot sync once {waiting.peer} --force` alone: {peer.removals_refused}"
-            return f"{words}once the grace is over"
+                return f"{words}stays here: {peer.removals_refused}"
+            if waiting.error is not None:
+                return f"{words}stays here: {waiting.error}"
+            return f"{words}goes here once the grace is over"
         case "ahead":
             return (
                 f"{said} {waiting.peer} has {waiting.digest or 'removed it'}, by a clock ahead of ours: taken over on "

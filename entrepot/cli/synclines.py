@@ -44,7 +44,7 @@ def of_pass(report: PassReport) -> list[str]:
         done.append(f"{report.removed} removed")
     lines = ["; ".join(done)]
     lines += [f"failed, and tried again later: {reference}: {reason}" for reference, reason in report.failed]
-    lines += [f"refused: {words}; --force removes them" for words in report.refused]
+    lines += [f"refused: {words}" for words in report.refused]
     lines += [f"not asked: {peer}: {reason}" for peer, reason in report.unreachable]
     return lines + [f"held: {peer}: {reason}" for peer, reason in report.held]
 
@@ -85,7 +85,7 @@ def of_peer(peer: PeerReport) -> list[str]:
         again = "; what is missing is tried again, see: entrepot sync plan" if peer.images_behind else ""
         lines.append(f"  {counted(peer.failures, 'failure')} of images since the start{again}")
     if peer.removals_refused is not None:
-        lines.append(f"  removals are refused: {peer.removals_refused}; see: entrepot sync once {peer.name} --force")
+        lines.append(f"  removals are refused: {peer.removals_refused}")
     elif peer.removals:
         lines.append(f"  {counted(peer.removals, 'removal')} to come when the grace is over")
     if peer.refused_clock:

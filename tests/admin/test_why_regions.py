@@ -101,7 +101,7 @@ async def test_what_waits_for_another_tag_is_not_told(store: Store) -> None:
     ("report", "words"),
     [
         (HELD, "us-east removed it; it goes here once the grace is over"),
-        (msgspec.structs.replace(HELD, removals_refused="40 of 100 images"), "--force` alone: 40 of 100 images"),
+        (msgspec.structs.replace(HELD, removals_refused="40 of 100 images"), "it stays here: 40 of 100 images"),
     ],
 )
 async def test_a_removal_that_waits_is_told(store: Store, report: PeerReport, words: str) -> None:
@@ -135,6 +135,21 @@ async def test_a_tag_of_another_region_names_it_and_what_lost_against_it(store: 
     found = await told(store, Tag("3"), config_of(store))
     assert said(found, "what the tag is comes from region us-east, which saw it on 2001-09-09 01:46:40Z")
     assert said(found, f"{OLD} of us-east counts, {NEW} of eu-west is kept under its digest")
+
+
+async def test_of_a_removal_it_is_told_which_region_it_came_from(store: Store) -> None:
+    await store.catalog.put_tag(ALPINE, Tag("3"), Descriptor(TYPE, OLD, 500), 1e9)
+    change = await store.catalog.tag_change(ALPINE, Tag("3"))
+    assert change is not None
+    gone = msgspec.structs.replace(change, digest=None, origin="us-east", version=change.version + 1, observed_at=1e9)
+    await store.catalog.apply(ALPINE, [gone])
+    assert said(await told(store, Tag("3"), config_of(store)), "region us-east removed it, on 2001-09-09 01:46:40Z")
+
+
+async def test_what_stays_though_it_was_removed_there_is_told_with_the_reason(store: Store) -> None:
+    kept = WaitingRecord("us-east", "removal", None, 1e9, 0, 0.0, "it is pinned here: `entrepot unpin` it")
+    (line,) = regional_words(Regional(waiting=(kept,), peers=(PeerReason("us-east"),)), whole=True)
+    assert line.endswith("us-east removed it; it stays here: it is pinned here: `entrepot unpin` it")
 
 
 async def test_without_other_regions_nothing_is_told_of_them(store: Store) -> None:
