@@ -44,6 +44,13 @@ class ResponseStream:
         self._over = False
         self._closed = False
         self.when_closed: Callable[[], None] | None = None
+        connection = response.connection
+        protocol = connection.protocol if connection is not None else None
+        self._lost = protocol.closed if protocol is not None else None
+        if self._lost is not None:
+            self._lost.add_done_callback(self._connection_lost)
+        elif protocol is not None:
+            self._end_body()
 
     def __aiter__(self) -> Self:
         return self
@@ -72,15 +79,27 @@ class ResponseStream:
         """Give the connection back where the body is over, else close it. May be called at any time, and again."""
         if not self._closed:
             self._closed = True
+            if self._lost is not None:
+                self._lost.remove_done_callback(self._connection_lost)
             if self.when_closed is not None:
                 self.when_closed()
             give_up(self._response)
+
+    def _connection_lost(self, lost: asyncio.Future[None]) -> None:
+        if not lost.cancelled():
+            lost.exception()  # it is ours to have looked at
+        self._end_body()
+
+    def _end_body(self) -> None:
+        """After broken framing aiohttp ends the connection and leaves whoever reads the body waiting."""
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection is lost"))
 
     async def _read(self) -> bytes:
         if self._closed:
             raise Unavailable(f"blob {self.digest} from {self._host} was closed at byte {self._position}")
         try:
-            # A timeout of our own: after a framing error aiohttp's read timeout is off, and nothing more comes.
             async with asyncio.timeout(self._stall):
                 return await self._response.content.readany()
         except TimeoutError:
