@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from entrepot.config import Config, GrantConfig, PeerConfig
 from entrepot.secrets import fleet_secret
 from metrics.events import Emit
+from proxy.clients import Clients
 from proxy.front import Answerer
 from proxy.region_endpoint import RegionCache, RegionEndpoint, RegionHandler
 from proxy.regions.budget import Budget
@@ -64,7 +65,8 @@ async def going_abroad(config: Config, store: Store, emit: Emit) -> AsyncIterato
         if abroad.clients:
             abroad.peers = Peers(tuple(abroad.clients.values()), config.region)
         if config.grants:
-            abroad.grants = await Grants.open([_granted(grant) for grant in config.grants])
+            granted = [_granted(grant) for grant in config.grants]
+            abroad.grants = await Grants.open(granted, Clients(config.trusted_proxies))
             abroad.changes, abroad.ranges = RegionChanges(store.catalog), Ranges(store.catalog)
             stack.callback(abroad.drain)
         yield abroad

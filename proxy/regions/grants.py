@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.access.admission import bearer
 from proxy.access.files import WatchedFile
 from proxy.access.verdicts import Attempts
+from proxy.clients import Clients
 from proxy.oci.errors import Unauthorized
 from proxy.regions.credentials import LinkFileError, hash_token, hash_tokens
 from proxy.regions.protocol import CHALLENGE
@@ -44,16 +45,22 @@ class GrantTerms:
 
 
 class Grants:
-    """Make it with `open`. State: the files, which tokens were admitted, and wrong ones counted by address."""
+    """Make it with `open`. State: the files, which tokens were admitted, and wrong ones counted by address.
 
-    def __init__(self, held: Sequence[tuple[GrantTerms, WatchedFile[Sequence[bytes]] | None]]) -> None:
+    `clients` tells whose address that is behind a proxy.
+    """
+
+    def __init__(
+        self, held: Sequence[tuple[GrantTerms, WatchedFile[Sequence[bytes]] | None]], clients: Clients
+    ) -> None:
         self._held = held
+        self._clients = clients
         self._attempts = Attempts()
         self._admitted: frozenset[bytes] = frozenset()
         self._ambiguous: set[bytes] = set()
 
     @classmethod
-    async def open(cls, terms: Sequence[GrantTerms]) -> Self:
+    async def open(cls, terms: Sequence[GrantTerms], clients: Clients | None = None) -> Self:
         """Read the token files. Raises AccessFileError; LinkFileError where two grants have the same token."""
         held = []
         seen: dict[bytes, GrantTerms] = {}
@@ -67,18 +74,19 @@ class Grants:
                         f" {one.grant.name} hold the same token: give each region one of its own"
                     )
             held.append((one, file))
-        return cls(held)
+        return cls(held, clients or Clients())
 
     async def judge(self, request: web.BaseRequest) -> Grant:
         """Return the grant of whoever asks. Raises Unauthorized; TooManyRequests after many wrong tokens."""
         given = bearer(request.headers.get("Authorization"))
-        found = None if given is None else await self._of_token(given, request.remote or "")
+        address = self._clients.of(request.remote or "", request.headers).address
+        found = None if given is None else await self._of_token(given, address)
         if found is None:
             found = self._of_certificate(request)
         if found is not None:
             return found
         if given is not None:
-            self._attempts.wrong(request.remote or "")
+            self._attempts.wrong(address)
         raise Unauthorized(_REFUSAL, challenge=CHALLENGE)
 
     async def _of_token(self, given: str, address: str) -> Grant | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from ipaddress import ip_network
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 from proxy.access import files
 from proxy.access.files import AccessFileError
 from proxy.access.verdicts import WRONG_ALLOWED
+from proxy.clients import Clients
 from proxy.regions.credentials import LinkFileError, read_tokens
 from proxy.regions.grants import Grant, Grants, GrantTerms, names_in
 from tests.regions.lab import EVERYTHING, TOKEN, a_region, grants_in, token_file
@@ -64,6 +66,21 @@ async def test_wrong_tokens_are_counted_by_address_and_those_known_to_be_right_a
         assert (await ask(region.url, "guess"))[0] == 429
         assert (await ask(region.url, OTHER))[0] == 429  # whether a guess is right is not told
         assert (await ask(region.url, TOKEN))[0] == 404
+
+
+async def test_wrong_tokens_behind_a_trusted_proxy_hold_up_nobody_else_behind_it(tmp_path: Path) -> None:
+    clients = Clients([ip_network("127.0.0.1/32")])
+    grants = await Grants.open([terms(tmp_path, "eu-west", TOKEN)], clients)
+    async with a_region(grants) as region, aiohttp.ClientSession() as session:
+
+        async def asked(token: str, address: str) -> int:
+            headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": address}
+            async with session.get(region.url + "/sync/v1/other", headers=headers) as response:
+                return response.status
+
+        guesses = [await asked("guess", "192.0.2.1") for _ in range(WRONG_ALLOWED + 1)]
+        assert guesses[-2:] == [401, 429]
+        assert await asked(TOKEN, "192.0.2.2") == 404
 
 
 async def test_a_token_in_two_grants_is_refused_with_both_named(
