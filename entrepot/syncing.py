@@ -17,6 +17,7 @@ from msgspec import structs
 from entrepot.config import Config, PeerConfig
 from entrepot.mirror import Mirror, mirror
 from metrics.events import Emit, ignore
+from proxy.cache.fill import Arriving
 from proxy.cache.once import Background
 from proxy.oci.choosing import TagChoice
 from proxy.oci.descriptor import Manifest
@@ -56,6 +57,10 @@ class Fills:
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int:
         """Raises BlobUnknown, Transient."""
         return await self._running.cache.ensure_blob(repository, digest)
+
+    def arriving(self, digest: Digest) -> Arriving | None:
+        """How far the download of a digest is."""
+        return self._running.cache.arriving(digest)
 
     def leave(self, digest: Digest) -> None:
         """End a download that nobody else wants."""

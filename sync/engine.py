@@ -28,7 +28,7 @@ from sync.plan import Step, make_plan, reference_of, retry_after
 from sync.removals import refusal_of
 from sync.removing import MOST, carry_out
 from sync.reports import Action, PassReport, PlannedImage, Told, VerifyReport
-from sync.standing import EngineReport, PeerRules, Standing, Tally, Times
+from sync.standing import MEASURE_SECONDS, EngineReport, PeerRules, Standing, Tally, Times
 from sync.walking import Body, stored_manifest, together, walk
 
 __all__ = ["Engine", "Filler", "PeerRules"]
@@ -78,12 +78,14 @@ class Engine:
         self._times = times or Times()
         self._fetcher = Fetcher(catalog, store, cache)
         self._peers = {
-            name: _Peer(name, rules, Standing(name, catalog, emit, self._times)) for name, rules in peers.items()
+            name: _Peer(name, rules, Standing(name, catalog, cache.arriving, emit, self._times))
+            for name, rules in peers.items()
         }
 
     async def run(self) -> None:
         """Work for all peers until cancelled; none waits for another."""
-        await together(self._attend(peer) for peer in self._peers.values())
+        peers = self._peers.values()
+        await together(work for peer in peers for work in (self._attend(peer), self._measure(peer)))
 
     def wake(self, peer: str) -> None:
         """There is news of `peer`."""
@@ -158,6 +160,13 @@ class Engine:
                 async with asyncio.timeout(seconds):
                     await peer.news.wait()
 
+    async def _measure(self, peer: _Peer) -> None:
+        """Tell how far behind a peer is while a pass takes long, or none may begin."""
+        while True:
+            with suppress(OSError):
+                await peer.standing.measure()
+            await asyncio.sleep(MEASURE_SECONDS)
+
     async def _once(self, peer: _Peer, tally: Tally, *, force: bool) -> Outcome:
         held = self._holding.held(peer.name)
         if held is not None:
@@ -208,6 +217,7 @@ class Engine:
         async with peer.passing:
             counts = await standing.measure(now=True)
             tally.expects(counts.images)
+            tally.watches(standing)
             standing.phase = "fetching" if counts.images else "current"
             standing.begin()
             try:
@@ -228,7 +238,7 @@ class Engine:
                     await carry_out(*args, force=force)
                 standing.error = done.link
             finally:
-                standing.bytes_behind = 0
+                standing.forget()
                 standing.phase = "failing" if standing.error else "current"
             left = await standing.measure(now=True)
             if left.images and standing.phase == "current":

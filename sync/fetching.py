@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from proxy.cache.fill import Arriving
 from proxy.oci.descriptor import Manifest
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, Denied, NotFound, Transient, Unauthorized
@@ -28,6 +29,10 @@ class Filler(Protocol):
     async def ensure_manifest(self, repository: Repository, digest: Digest) -> Manifest: ...
 
     async def ensure_blob(self, repository: Repository, digest: Digest) -> int: ...
+
+    def arriving(self, digest: Digest) -> Arriving | None:
+        """Return how far the download of a digest is; None where none runs."""
+        ...
 
     def leave(self, digest: Digest) -> object:
         """End the download of a digest that nobody reads; what came of it is kept."""

@@ -166,7 +166,7 @@ class Pass:
         sized = in_order([image for image in images if (image.repository, image.digest) not in failed])
         for level in levels(sized):
             await together(fetch(image) for image in level)
-        self._standing.bytes_behind = 0
+        self._standing.forget()
         await self._judge_link()
 
     async def _attempt(self, image: Image, work: Coroutine[object, object, T]) -> T | None:
@@ -191,8 +191,7 @@ class Pass:
 
         found = await walk(self._catalog, image.repository, image.digest, self._rules.rules.platforms, fetch)
         image.size = found.size
-        self._standing.bytes_behind += found.size
-        self._tally.wants(found.size)
+        self._tally.wants(self._standing.wants(found.missing))
         return found
 
     async def _get(self, image: Image, parts: Parts) -> bool:
@@ -200,9 +199,7 @@ class Pass:
 
         async def blob(digest: Digest) -> None:
             self._came(await self._fetcher.blob(image.repository, digest))
-            size = parts.missing[digest]
-            self._standing.bytes_behind -= size
-            self._tally.got(size)
+            self._tally.got(self._standing.got(digest))
 
         await together(blob(digest) for digest in parts.missing)
         await self._publish(image, parts)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from metrics.events import Emit, PeerStanding
+from proxy.cache.fill import Arriving
+from proxy.oci.digest import Digest
 from proxy.store.catalog import Catalog
 from proxy.store.remote import Counts, count_waiting
 from sync.plan import retry_after
@@ -18,6 +20,7 @@ from sync.selection import Rules
 
 MEASURE_SECONDS = 5.0
 LONGEST_LINK_RETRY = 300.0
+TELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +57,26 @@ class EngineReport:
 
 
 class Standing:
-    """State: what was counted last, what failed, and when the link may be tried again."""
+    """arriving: how far the download of a digest is.
 
-    def __init__(self, name: str, catalog: Catalog, emit: Emit, times: Times) -> None:
+    State: what was counted last, what of the images under way is missing, what failed, and when the link may be tried
+    again.
+    """
+
+    def __init__(
+        self, name: str, catalog: Catalog, arriving: Callable[[Digest], Arriving | None], emit: Emit, times: Times
+    ) -> None:
         self.phase: State = "starting"
         self.error: str | None = None
         self.refused: str | None = None
-        self.bytes_behind = 0
         self.failures = 0
         self.retry_at = 0.0
         self._name = name
         self._catalog = catalog
+        self._arriving = arriving
         self._emit = emit
         self._times = times
+        self._missing: dict[Digest, int] = {}
         self._counts = Counts(0, 0, 0, None)
         self._measured_at = 0.0
         self._link_tries = 0
@@ -79,8 +89,8 @@ class Standing:
         if now or not self._measured_at <= moment < self._measured_at + MEASURE_SECONDS:
             self._counts = await self._catalog.read(lambda connection: count_waiting(connection, self._name, moment))
             self._measured_at = moment
-            behind = max(0, self.bytes_behind)
-            self._emit(PeerStanding(self._name, self.seconds, self._counts.images, behind, self._counts.removals))
+            counts = self._counts
+            self._emit(PeerStanding(self._name, self.seconds, counts.images, self.bytes_behind, counts.removals))
         return self._counts
 
     @property
@@ -92,6 +102,36 @@ class Standing:
     def begin(self) -> None:
         """A pass begins."""
         self._fetched, self._began = 0, self._times.now()
+
+    def wants(self, missing: Mapping[Digest, int]) -> int:
+        """These are missing, with their sizes; return how many bytes more are known to be."""
+        new = {digest: size for digest, size in missing.items() if digest not in self._missing}
+        self._missing |= new
+        return sum(new.values())
+
+    def got(self, digest: Digest) -> int:
+        """Something is here; return its size where it was known to be missing."""
+        return self._missing.pop(digest, 0)
+
+    def forget(self) -> None:
+        """Nothing is under way."""
+        self._missing.clear()
+
+    @property
+    def coming(self) -> Arriving:
+        """How much of what is missing has come of it, in downloads that run."""
+        there = before = 0
+        for digest, size in self._missing.items():
+            arriving = self._arriving(digest)
+            if arriving is not None:
+                there += min(size, arriving.there)
+                before += min(size, arriving.before)
+        return Arriving(there, before)
+
+    @property
+    def bytes_behind(self) -> int:
+        """Bytes that are known to be missing."""
+        return max(0, sum(self._missing.values()) - self.coming.there)
 
     def fetched(self, size: int) -> None:
         """So many bytes came."""
@@ -113,17 +153,18 @@ class Standing:
         """Return how it stands now."""
         elapsed = self._times.now() - self._began
         fetching = self.phase == "fetching" and elapsed > 0
+        coming = self.coming
         return EngineReport(
             state="held" if held else self.phase,
             error=self.error,
             seconds_behind=self.seconds,
             images_behind=self._counts.images,
-            bytes_behind=max(0, self.bytes_behind),
+            bytes_behind=self.bytes_behind,
             removals=self._counts.removals,
             removals_refused=self.refused,
             refused_clock=self._counts.ahead,
             failures=self.failures,
-            rate=self._fetched / elapsed if fetching else 0.0,
+            rate=(self._fetched + coming.there - coming.before) / elapsed if fetching else 0.0,
         )
 
 
@@ -136,6 +177,11 @@ class Tally:
         self._began = times.now()
         self._changed = asyncio.Event()
         self._images = self._total_images = self._bytes = self._total_bytes = 0
+        self._under_way: list[Standing] = []
+
+    def watches(self, standing: Standing) -> None:
+        """What is coming to a peer's images counts before it is here."""
+        self._under_way.append(standing)
 
     def expects(self, images: int) -> None:
         """So many images and tags wait."""
@@ -162,12 +208,14 @@ class Tally:
     def progress(self) -> Progress:
         """How far it is."""
         elapsed = max(self._times.now() - self._began, 0.001)
-        rate = self._bytes / elapsed
-        left = (self._total_bytes - self._bytes) / rate if rate else None
+        coming = [standing.coming for standing in self._under_way]
+        there = self._bytes + sum(one.there for one in coming)
+        rate = (there - sum(one.before for one in coming)) / elapsed
+        left = (self._total_bytes - there) / rate if rate else None
         return Progress(
             images=self._images,
             total_images=self._total_images,
-            bytes=self._bytes,
+            bytes=there,
             total_bytes=self._total_bytes,
             rate=rate,
             seconds_left=left,
@@ -175,7 +223,7 @@ class Tally:
 
     @asynccontextmanager
     async def telling(self) -> AsyncIterator[None]:
-        """Tell whoever wants to hear, as fast as they listen; at the end once more."""
+        """Tell whoever wants to hear, as fast as they listen, each second at the latest; at the end once more."""
         if self._told is None:
             yield
             return
@@ -189,6 +237,8 @@ class Tally:
 
     async def _tell(self, told: Told) -> None:
         while True:
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TELL_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             await told(self.progress)

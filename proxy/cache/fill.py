@@ -26,6 +26,7 @@ import enum
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.cache.following import Follower
 from proxy.cache.generation import Generation
@@ -67,6 +68,13 @@ class FillStatus:
     received: int
     readers: int
     source: str
+
+
+class Arriving(NamedTuple):
+    """How far a download is: bytes from the start that can be read, and how many of those were there before it."""
+
+    there: int
+    before: int
 
 
 class Fill:
@@ -118,6 +126,12 @@ class Fill:
         """Return how far it is."""
         size = self.current.progress.size if self.current else self.supply.expected
         return FillStatus(self.digest, self.owner, size, self.received, self.readers, self.supply.source)
+
+    @property
+    def arriving(self) -> Arriving:
+        """How far it is."""
+        there = self.current.progress.releasable if self.current else 0
+        return Arriving(there, max(0, there - self.received))
 
     async def admits(self, repository: Repository) -> Admission:
         """Wait until it is known whether clients of `repository` may read along (P43).

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from metrics.events import Emit
 from proxy.cache.blobs import Blobs, NodeBlob
-from proxy.cache.fill import FillStatus
+from proxy.cache.fill import Arriving, FillStatus
 from proxy.cache.flights import PATIENCE_SECONDS, Flights
 from proxy.cache.listings import Listings, ServedReferrers, ServedTags
 from proxy.cache.manifests import Manifests, ServedManifest
@@ -172,6 +172,11 @@ class ReadThrough:
                 await self._blobs.take_up(intent.repository, intent.digest)
             except RegistryError:
                 continue
+
+    def arriving(self, digest: Digest) -> Arriving | None:
+        """Return how far the running download of a digest is; None where there is none."""
+        fill = self._flights.running(digest)
+        return None if fill is None else fill.arriving
 
     async def idle(self) -> None:
         """Return when no fill is under way."""

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from metrics.events import Event, ImageFailed, ImageSynced, PeerStanding
+from proxy.cache.fill import Arriving
 from proxy.oci.choosing import TagChoice
 from proxy.oci.descriptor import Descriptor, Manifest
 from proxy.oci.digest import Digest
@@ -57,6 +58,7 @@ class Peer:
         self.left: list[Digest] = []
         self.stalled: set[Digest] = set()
         self.stalls = asyncio.Event()
+        self.come: dict[Digest, Arriving] = {}
 
     def blob(self, text: str) -> Digest:
         digest = Digest.of(text.encode())
@@ -109,6 +111,9 @@ class Peer:
         await self._store.commit(spool, size=len(body), repository=repository, proof=Proof.SYNCED, public=False)
         self.given.append(digest)
         return len(body)
+
+    def arriving(self, digest: Digest) -> Arriving | None:
+        return self.come.get(digest)
 
     def leave(self, digest: Digest) -> None:
         self.left.append(digest)
@@ -401,6 +406,43 @@ async def test_an_engine_that_was_cut_short_is_followed_by_one_that_fetches_only
     await lab.engine().once(())
     assert lab.peer.asked[before:] == [Digest.of(b"second")]
     assert await lab.points_to("latest") == image
+
+
+async def test_a_large_blob_is_seen_to_come_and_what_an_earlier_download_left_is_no_speed(lab: Lab) -> None:
+    image, other = lab.peer.image("x" * 1000, config="both"), lab.peer.image("x" * 1000, "y", config="both")
+    large = Digest.of(b"x" * 1000)
+    lab.peer.stalled.add(large)
+    await lab.hears(lab.tag("latest", image), lab.tag("other", other))
+    engine = lab.engine()
+    heard: asyncio.Queue[Progress] = asyncio.Queue()
+    passing = asyncio.create_task(engine.once((), told=heard.put))
+    async with asyncio.timeout(SOON):
+        await lab.peer.stalls.wait()
+        while (before := await heard.get()).bytes < len("both" + "y"):
+            pass
+        assert (before.total_bytes, engine.report(PEER).bytes_behind) == (1000 + len("both" + "y"), 1000)
+        lab.peer.come[large] = Arriving(700, 400)
+        lab.now += 10
+        while (progress := await heard.get()).bytes == before.bytes:
+            pass
+    assert progress.bytes == before.bytes + 700
+    assert progress.seconds_left == pytest.approx(300 / progress.rate)
+    report = engine.report(PEER)
+    manifests = sum(len(lab.peer.content[digest][0]) for digest in (image, other))
+    assert (report.bytes_behind, report.rate) == (300, pytest.approx((manifests + before.bytes + 300) / 10))
+    passing.cancel()
+    await asyncio.wait([passing])
+
+
+async def test_how_far_behind_is_told_while_nothing_may_be_fetched(lab: Lab) -> None:
+    await lab.holding.pause(PEER)
+    engine = lab.engine()
+    await lab.hears(lab.tag("latest", lab.peer.image("late")))
+    lab.now += 3600
+    async with running(engine):
+        await until(lab, lambda: engine.report(PEER).images_behind == 1)
+    assert engine.report(PEER).seconds_behind == 3600
+    assert [event.seconds for event in lab.events if isinstance(event, PeerStanding)] == [3600]
 
 
 async def test_news_wake_the_engine(lab: Lab) -> None:

@@ -73,6 +73,9 @@ class Shelf:
         await self._store_blob(repository, digest)
         return len(BYTES[digest])
 
+    def arriving(self, digest: Digest) -> None:
+        """Nothing takes long."""
+
     async def leave(self, digest: Digest) -> None:
         """Nothing goes on by itself."""
 
