@@ -66,7 +66,10 @@ async def going_abroad(config: Config, store: Store, emit: Emit) -> AsyncIterato
             abroad.peers = Peers(tuple(abroad.clients.values()), config.region)
         if config.grants:
             granted = [_granted(grant) for grant in config.grants]
-            abroad.grants = await Grants.open(granted, Clients(config.trusted_proxies))
+            clients = Clients(config.trusted_proxies)
+            abroad.grants = await Grants.open(
+                granted, lambda request: clients.of(request.remote or "", request.headers).address
+            )
             abroad.changes, abroad.ranges = RegionChanges(store.catalog), Ranges(store.catalog)
             stack.callback(abroad.drain)
         yield abroad

@@ -6,7 +6,7 @@ Tokens are compared by hash, all of all grants in constant time. Files are read 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
@@ -17,7 +17,6 @@ from aiohttp import web
 from proxy.access.admission import bearer
 from proxy.access.files import WatchedFile
 from proxy.access.verdicts import Attempts
-from proxy.clients import Clients
 from proxy.oci.errors import Unauthorized
 from proxy.regions.credentials import LinkFileError, hash_token, hash_tokens
 from proxy.regions.protocol import CHALLENGE
@@ -25,6 +24,12 @@ from proxy.regions.scope import Scope
 
 _REFUSAL = "only regions that have a grant are answered here: show one of its tokens, or its certificate"
 log = logging.getLogger(__name__)
+
+AddressOf = Callable[[web.BaseRequest], str]
+
+
+def _remote(request: web.BaseRequest) -> str:
+    return request.remote or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +52,20 @@ class GrantTerms:
 class Grants:
     """Make it with `open`. State: the files, which tokens were admitted, and wrong ones counted by address.
 
-    `clients` tells whose address that is behind a proxy.
+    `address_of` tells whose address a request has behind a proxy.
     """
 
     def __init__(
-        self, held: Sequence[tuple[GrantTerms, WatchedFile[Sequence[bytes]] | None]], clients: Clients
+        self, held: Sequence[tuple[GrantTerms, WatchedFile[Sequence[bytes]] | None]], address_of: AddressOf
     ) -> None:
         self._held = held
-        self._clients = clients
+        self._address_of = address_of
         self._attempts = Attempts()
         self._admitted: frozenset[bytes] = frozenset()
         self._ambiguous: set[bytes] = set()
 
     @classmethod
-    async def open(cls, terms: Sequence[GrantTerms], clients: Clients | None = None) -> Self:
+    async def open(cls, terms: Sequence[GrantTerms], address_of: AddressOf = _remote) -> Self:
         """Read the token files. Raises AccessFileError; LinkFileError where two grants have the same token."""
         held = []
         seen: dict[bytes, GrantTerms] = {}
@@ -74,12 +79,12 @@ class Grants:
                         f" {one.grant.name} hold the same token: give each region one of its own"
                     )
             held.append((one, file))
-        return cls(held, clients or Clients())
+        return cls(held, address_of)
 
     async def judge(self, request: web.BaseRequest) -> Grant:
         """Return the grant of whoever asks. Raises Unauthorized; TooManyRequests after many wrong tokens."""
         given = bearer(request.headers.get("Authorization"))
-        address = self._clients.of(request.remote or "", request.headers).address
+        address = self._address_of(request)
         found = None if given is None else await self._of_token(given, address)
         if found is None:
             found = self._of_certificate(request)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from ipaddress import ip_network
 from pathlib import Path
 
 import aiohttp
@@ -13,7 +12,6 @@ import pytest
 from proxy.access import files
 from proxy.access.files import AccessFileError
 from proxy.access.verdicts import WRONG_ALLOWED
-from proxy.clients import Clients
 from proxy.regions.credentials import LinkFileError, read_tokens
 from proxy.regions.grants import Grant, Grants, GrantTerms, names_in
 from tests.regions.lab import EVERYTHING, TOKEN, a_region, grants_in, token_file
@@ -69,12 +67,11 @@ async def test_wrong_tokens_are_counted_by_address_and_those_known_to_be_right_a
 
 
 async def test_wrong_tokens_behind_a_trusted_proxy_hold_up_nobody_else_behind_it(tmp_path: Path) -> None:
-    clients = Clients([ip_network("127.0.0.1/32")])
-    grants = await Grants.open([terms(tmp_path, "eu-west", TOKEN)], clients)
+    grants = await Grants.open([terms(tmp_path, "eu-west", TOKEN)], lambda request: request.headers["X-Real"])
     async with a_region(grants) as region, aiohttp.ClientSession() as session:
 
         async def asked(token: str, address: str) -> int:
-            headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": address}
+            headers = {"Authorization": f"Bearer {token}", "X-Real": address}
             async with session.get(region.url + "/sync/v1/other", headers=headers) as response:
                 return response.status
 
