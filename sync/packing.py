@@ -1,15 +1,19 @@
-"""Sums, places and marks as questions and answers about ranges hold them: numbers of fixed width. Pure."""
+"""What is packed into messages between catalogs: sums, places and marks as numbers of fixed width. Pure."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+
 from proxy.store.ranges import Interval, Sum
 
 _SUM = struct.Struct("<III")
 _MARK = struct.Struct("<QQ")
 _PLACE = struct.Struct("<Q")
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading bytes raises that are no message: of another type, no text, or nested without end."""
 SUM_BYTES, MARK_BYTES, PLACE_BYTES = _SUM.size, _MARK.size, _PLACE.size
 
 

@@ -19,6 +19,7 @@ from proxy.oci.names import Repository, parse_path
 from proxy.store.copying import BEGIN, split
 from proxy.store.exchanged import Page, TagChange
 from proxy.store.tagstate import describes, state_of
+from sync.packing import UNREADABLE
 
 PROTOCOL = 2
 CHANGES = "/sync/v1/changes"
@@ -100,7 +101,7 @@ def decode(body: bytes) -> tuple[Page, list[Repository]]:
         if answer.protocol == PROTOCOL:
             return answer.page, _checked(answer.page)
         spoken: int | None = answer.protocol
-    except (msgspec.DecodeError, RegistryError) as error:
+    except (*UNREADABLE, RegistryError) as error:
         spoken = _spoken(body)
         if spoken in (None, PROTOCOL):
             raise BadContent(f"a node's page of changes is unreadable: {error}") from None
@@ -113,7 +114,7 @@ def decode(body: bytes) -> tuple[Page, list[Repository]]:
 def _spoken(body: bytes) -> int | None:
     try:
         return _VERSION.decode(body).protocol
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

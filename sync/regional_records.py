@@ -25,7 +25,7 @@ from proxy.store.exchanged import MembershipChange, TagChange
 from proxy.store.ranges import FANOUT, SPAN
 from proxy.store.remote import RootChange
 from proxy.store.tagstate import describes, state_of
-from sync.packing import MARK_BYTES, PLACE_BYTES, SUM_BYTES
+from sync.packing import MARK_BYTES, PLACE_BYTES, SUM_BYTES, UNREADABLE
 
 PROTOCOL = 1
 CHANGES = "/sync/v1/changes"
@@ -215,7 +215,7 @@ def decode_question(body: bytes) -> tuple[RangesQuestion, Scope]:
     """Read and check the body of a question about ranges. Raises ValueError."""
     try:
         question = _RANGES_ASKED.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(str(error)) from None
     if question.protocol != PROTOCOL:
         raise ValueError(f"version {question.protocol} of the protocol, {PROTOCOL} is spoken here")
@@ -241,7 +241,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[A], body: bytes) -> A:
         told = decoder.decode(body)
         spoken: int | None = told.protocol
         problem = ""
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         spoken, problem = _spoken(body), str(error)
     if spoken not in (None, PROTOCOL):
         raise BadContent(
@@ -256,7 +256,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[A], body: bytes) -> A:
 def _spoken(body: bytes) -> int | None:
     try:
         return _VERSION.decode(body).protocol
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 

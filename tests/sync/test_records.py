@@ -106,3 +106,8 @@ def test_nobody_waits_longer_than_the_most() -> None:
 def test_a_question_that_makes_no_sense_is_refused(query: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whichever
         Question.parse(query)
+
+
+def test_a_page_whose_text_is_none_is_unreadable() -> None:
+    with pytest.raises(BadContent, match="unreadable"):
+        decode(encode(page(TAG)).replace(b"latest", b"late\x80t"))
