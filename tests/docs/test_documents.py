@@ -18,7 +18,15 @@ from entrepot.config.keys import LISTS, LOG, SECTIONS, TOP, UPSTREAM
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_OURS = ("README.md", "configuration.md", "clients.md", "architecture.md", "fleet.md", "object-storage.md")
+_OURS = (
+    "README.md",
+    "configuration.md",
+    "clients.md",
+    "architecture.md",
+    "fleet.md",
+    "object-storage.md",
+    "regions.md",
+)
 OURS = [path for path in DOCUMENTS if path.name in _OURS]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
