@@ -30,6 +30,7 @@ from metrics.emit import emitting
 from metrics.logs import Logs
 from metrics.looplag import watch_lag
 from metrics.prometheus import Metrics
+from proxy.cache.once import Background
 from proxy.store.errors import StoreError
 from proxy.upstream.credentials import CredentialError
 
@@ -79,6 +80,8 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
         keep_start()
         running.state = "ready"
         stack.callback(_drains, running)
+        background = await stack.enter_async_context(Background())
+        background.create_task(_forget_peers(running), name="forget regions that are no peers any more")
         if config.peers:
             from entrepot.syncing import syncing
 
@@ -105,6 +108,13 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
 
         while not await _hung_up(stop, hang_up):
             await _unless(stop, _survived(reload()))
+
+
+async def _forget_peers(running: Mirror) -> None:
+    """Let the catalog not keep for ever what a region said that is no peer any more."""
+    from sync.taking import forget_others
+
+    await forget_others(running.store.catalog, {peer.name for peer in running.config.peers})
 
 
 def _worker_died(running: Mirror) -> None:

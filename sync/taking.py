@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from proxy.oci.names import Repository
@@ -109,6 +109,15 @@ class Taker:
             guesses, begin = await self._catalog.read(partial(shadow.read_guesses, begin=begin, marks=marks))
             guesses = [guess for guess in guesses if self._scope.admits(guess[2])]
             await self._catalog.write(partial(shadow.seed, peer=peer.id, guesses=guesses))
+
+
+async def forget_others(catalog: Catalog, names: Collection[str]) -> None:
+    """Forget the peers that are none of `names` any more. What came from them stays."""
+    for name in await catalog.read(shadow.read_names):
+        if name not in names:
+            while await catalog.write(partial(shadow.forget, name=name)):
+                pass
+            _log.info("what region %s said is forgotten: it is no peer any more, what came from it stays", name)
 
 
 def _in_scope(connection: sqlite3.Connection, scope: Scope) -> int:

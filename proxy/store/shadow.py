@@ -56,12 +56,27 @@ _WAITING = """
 """
 _MOVE = "UPDATE OR REPLACE pending SET place = ? WHERE peer = ? AND place = ?"
 _CLEAR = "DELETE FROM root WHERE peer = ? AND place IN (SELECT place FROM root WHERE peer = ? LIMIT ?)"
+_CLEAR_WAITING = "DELETE FROM pending WHERE peer = ? AND place IN (SELECT place FROM pending WHERE peer = ? LIMIT ?)"
+_PEERS = "SELECT name FROM peer ORDER BY name"
 _PRESENT = "SELECT present FROM blob WHERE digest = ?"
 _TIDY = """
     DELETE FROM position WHERE peer = ? AND epoch NOT IN
         (SELECT epoch FROM position WHERE peer = ? ORDER BY at DESC LIMIT ?)
 """
-STATEMENTS = (PLACES, WAITING_PLACES, OWN, _PEER, _DROP, _DROP_WAITING, _NO_NEWS, _WAITING, _MOVE, _CLEAR, _PRESENT)
+STATEMENTS = (
+    PLACES,
+    WAITING_PLACES,
+    OWN,
+    _PEER,
+    _DROP,
+    _DROP_WAITING,
+    _NO_NEWS,
+    _WAITING,
+    _MOVE,
+    _CLEAR,
+    _CLEAR_WAITING,
+    _PRESENT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +210,27 @@ def move_waiting(transaction: Transaction, peer: int, marks: Marks, begin: int) 
 def learn_mesh(transaction: Transaction, peer: int, mesh: bytes) -> None:
     """Note the key of a peer's hashes, once nothing is kept under another one."""
     transaction.connection.execute("UPDATE peer SET mesh = ? WHERE id = ?", (mesh, peer))
+
+
+def read_names(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of all peers that were ever followed and not forgotten."""
+    return [name for (name,) in connection.execute(_PEERS)]
+
+
+def forget(transaction: Transaction, name: str) -> bool:
+    """Take a step of forgetting a peer and all that it said. True while there is more; cut short, it is begun anew."""
+    connection = transaction.connection
+    found = connection.execute(_PEER, (name,)).fetchone()
+    if found is None:
+        return False
+    number = found[0]
+    forget_mesh(transaction, number)
+    more = connection.execute(_CLEAR_WAITING, (number, number, DROP_ROWS)).rowcount >= DROP_ROWS
+    if clear(transaction, number) or more:
+        return True
+    connection.execute("DELETE FROM fingerprint WHERE peer = ?", (number,))
+    connection.execute("DELETE FROM peer WHERE id = ?", (number,))
+    return False
 
 
 def read_guesses(
