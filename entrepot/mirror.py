@@ -16,6 +16,7 @@ from entrepot.upstreams import Sources, open_sources, under_quota
 from entrepot.view import CrewView
 from metrics.events import Emit, ignore
 from metrics.prometheus import Metrics
+from proxy.cache.near import Asker
 from proxy.cache.once import Background
 from proxy.cache.readthrough import ANSWER_SECONDS, ReadThrough, open_cache
 from proxy.cache.sources import REACHED_SECONDS
@@ -135,7 +136,7 @@ async def rebuildable(
                 yield rebuilding
             else:
                 async with rescanning(store), backing_up(store.backup_path, store.back_up):
-                    cache.take_up_interrupted()
+                    cache.take_up_interrupted(await _asker_of_interrupted(config, store))
                     yield rebuilding
         finally:
             await rebuilding.aclose()
@@ -171,6 +172,16 @@ async def _parts(config: Config, store: Store, part: Joined, emit: Emit) -> Asyn
         ) as cache,
     ):
         yield sources, cache
+
+
+async def _asker_of_interrupted(config: Config, store: Store) -> Asker:
+    """Return for whom interrupted fills go on: while a peer is paused, or outside its window, no region is asked."""
+    if not config.peers:
+        return Asker.CLIENT
+    from sync.holding import Holding
+
+    holding = await Holding.load(store.catalog, {peer.name: peer.window for peer in config.peers})
+    return Asker.REGION if any(holding.held(peer.name) for peer in config.peers) else Asker.CLIENT
 
 
 def _upstream_status(name: str, sources: Sequence[RegistrySource], metrics: Metrics) -> dict[str, Any]:

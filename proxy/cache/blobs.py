@@ -182,11 +182,11 @@ class Blobs:
                     return (await asyncio.shield(fill.finished)).size
         raise Unavailable(f"{digest} is evicted as fast as it is filled")
 
-    async def take_up(self, repository: Repository, digest: Digest) -> None:
+    async def take_up(self, repository: Repository, digest: Digest, asker: Asker) -> None:
         """Carry to its end what an earlier fill of the digest has left, stored by another meanwhile or not."""
         sources = self._sources(repository)
         expected = await self._store.catalog.expected_size(digest)
-        fill = self._flights.running(digest) or self._flights.start(digest, repository, sources, expected)
+        fill = self._flights.running(digest) or self._flights.start(digest, repository, sources, expected, asker)
         await asyncio.shield(fill.finished)
 
     async def _present(self, repository: Repository, digest: Digest) -> BlobRecord | None:

@@ -14,7 +14,7 @@ from proxy.cache.flights import PATIENCE_SECONDS, Flights
 from proxy.cache.listings import Listings, ServedReferrers, ServedTags
 from proxy.cache.manifests import Manifests, ServedManifest
 from proxy.cache.membership import Membership
-from proxy.cache.near import Alone, Apart, Fleet, Kind, NearManifest, Regions, TagSaid
+from proxy.cache.near import Alone, Apart, Asker, Fleet, Kind, NearManifest, Regions, TagSaid
 from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background
 from proxy.cache.reader import FileReader
@@ -161,15 +161,15 @@ class ReadThrough:
         """Return the blob's size in bytes once it is in the store, however long that takes."""
         return await self._blobs.ensure(repository, digest)
 
-    def take_up_interrupted(self) -> None:
+    def take_up_interrupted(self, asker: Asker = Asker.CLIENT) -> None:
         """Go on in the background with the fills that a crash or a shutdown has interrupted, one after the other."""
         if not self._upstreams.offline:
-            self._background.create_task(self._take_up(), name="take up interrupted fills")
+            self._background.create_task(self._take_up(asker), name="take up interrupted fills")
 
-    async def _take_up(self) -> None:
+    async def _take_up(self, asker: Asker) -> None:
         for intent in await self._catalog.intents():
             try:
-                await self._blobs.take_up(intent.repository, intent.digest)
+                await self._blobs.take_up(intent.repository, intent.digest, asker)
             except RegistryError:
                 continue
 

@@ -10,7 +10,7 @@ import pytest
 
 from metrics.events import FillFinished
 from proxy.cache import readthrough
-from proxy.cache.near import NearManifest, TagAtHome
+from proxy.cache.near import Asker, NearManifest, TagAtHome
 from proxy.memory import MemorySource
 from proxy.oci.digest import Digest
 from proxy.oci.errors import (
@@ -64,6 +64,25 @@ async def test_a_region_that_breaks_off_is_taken_up_by_range_where_it_was(tmp_pa
         assert await here.get() == DATA
         assert len(far.asked) == 2
         assert here.upstream.opened == 0
+
+
+async def test_what_was_interrupted_is_not_taken_up_from_a_region_that_may_not_be_asked_now(tmp_path: Path) -> None:
+    far = region()
+    far.pause = asyncio.Event()
+    async with node(tmp_path, None, regions=Regions(far)) as here:
+        reading = await here.cache.open_blob(ALPINE, DIGEST)
+        await anext(aiter(reading))
+        await reading.aclose()
+    far.pause.set()
+    async with node(tmp_path, None, regions=Regions(far)) as here:
+        here.upstream.refuses = True
+        (intent,) = await here.store.catalog.intents()
+        assert intent.digest == DIGEST
+        with pytest.raises(RegistryError):
+            await here.cache._blobs.take_up(ALPINE, DIGEST, Asker.REGION)
+        assert len(far.asked) == 1
+        await here.cache._blobs.take_up(ALPINE, DIGEST, Asker.CLIENT)
+        assert len(far.asked) == 2
 
 
 async def test_what_comes_from_a_region_keeps_no_region_waiting(tmp_path: Path) -> None:
