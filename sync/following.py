@@ -129,15 +129,17 @@ class Follower:
         """Follow the peer until cancelled."""
         loop = asyncio.get_running_loop()
         failures = turns = 0
+        current = False
         while True:
             began = loop.time()
             try:
                 async with self._turn:
-                    current = await self._poll(WAIT_SECONDS if failures == 0 else 0.0)
+                    current = await self._poll(WAIT_SECONDS if current else self._patience)
                 turns = 0 if current else self._turned(turns)
                 failures = 0 if current else failures
             except Exception as error:
                 self._failed(error, first=failures == 0)
+                current = False
                 failures, turns = failures + 1, 0
                 least, most = PAUSE_SECONDS
                 await asyncio.sleep(min(most, least * 2 ** min(failures, 16)) * random.uniform(0.5, 1.0))
@@ -152,11 +154,16 @@ class Follower:
             self._hurried.clear()
             try:
                 turns = 0
-                while not await self._poll(SETTLE_SECONDS if self._differing else 0.0):
+                while not await self._poll(self._patience):
                     turns = self._turned(turns)
             except Exception as error:
                 self._failed(error, first=True)
                 raise
+
+    @property
+    def _patience(self) -> float:
+        """How long to wait for news while it is not known whether all that the peer has is here."""
+        return SETTLE_SECONDS if self._differing else 0.0
 
     async def _poll(self, wait: float) -> bool:
         """Ask once, and take over what is said. True: all that the peer had is here."""

@@ -17,7 +17,7 @@ from proxy.store.disk import Disk
 from proxy.store.ranges import OWN, Sum, read_fingerprint
 from proxy.store.remote import Waiting, read_waiting, settle
 from proxy.store.shadow import introduce
-from sync.following import Follower
+from sync.following import WAIT_SECONDS, Follower
 from sync.regional_feed import Ranges, RegionChanges
 from sync.regional_records import RANGES
 from tests.store.contents import ALPINE
@@ -37,6 +37,7 @@ class Region:
         self.cut = False
         self.asked: list[tuple[str, int, int]] = []
         self.met = asyncio.Event()
+        self.waited_for = asyncio.Event()
 
     async def fetch(self, target: str, seconds: float, body: bytes | None) -> bytes:
         if self.cut:
@@ -45,6 +46,8 @@ class Region:
         request = make_mocked_request(method, target)
         request._read_bytes = body or b""
         self.met.set()
+        if f"wait={WAIT_SECONDS:g}" in target:
+            self.waited_for.set()
         answers = self.ranges if target.startswith(RANGES) else self.changes
         async with asyncio.timeout(seconds):
             response = await answers(request, self.grant)

@@ -88,13 +88,26 @@ async def test_who_waits_hears_of_a_change_at_once(make: Make) -> None:
     assert [one.record.digest for one in await link.waiting()] == [digest("one")]
 
 
+async def test_who_has_read_all_there_is_knows_so_before_there_is_news(make: Make) -> None:
+    a, b = await make("a"), await make("b")
+    await a.saw("latest", "one")
+    link = Link(b, a)
+    running = asyncio.create_task(link.follower.run())
+    async with asyncio.timeout(30):
+        await a.waited_for.wait()
+    assert link.follower.standing.read_at is not None
+    assert link.follower.standing.records > 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_who_asks_for_all_there_is_now_does_not_wait_for_news(make: Make) -> None:
     a, b = await make("a"), await make("b")
     link = Link(b, a)
     await link.once()
-    a.met.clear()
     running = asyncio.create_task(link.follower.run())
-    await a.met.wait()
+    async with asyncio.timeout(30):
+        await a.waited_for.wait()
     asked = len(a.asked)
     await link.follower.once()
     assert len(a.asked) == asked + 1  # the question that waits was not answered, and is given up
