@@ -20,10 +20,13 @@ LIST = """
     ORDER BY found_at DESC LIMIT ?
 """
 _NOTE = "INSERT OR IGNORE INTO conflict VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_TIDY = """
-    DELETE FROM conflict WHERE found_at < max(?, coalesce(
-        (SELECT found_at FROM conflict INDEXED BY conflict_found ORDER BY found_at DESC LIMIT 1 OFFSET ?), 0))
+OLD = "DELETE FROM conflict WHERE found_at < ?"
+TOO_MANY = """
+    DELETE FROM conflict WHERE (repository, name, digest, version) IN (
+        SELECT repository, name, digest, version FROM conflict INDEXED BY conflict_found
+        ORDER BY found_at DESC LIMIT -1 OFFSET ?)
 """
+STATEMENTS = (LIST, OLD, TOO_MANY)
 
 
 def note(transaction: Transaction, repository: int, name: str, winner: Past, losers: State, now: float) -> None:
@@ -39,7 +42,8 @@ def note(transaction: Transaction, repository: int, name: str, winner: Past, los
 
 def tidy(transaction: Transaction, now: float) -> None:
     """Forget what was found KEPT_SECONDS ago, and what is more than the MOST newest."""
-    transaction.connection.execute(_TIDY, (now - KEPT_SECONDS, MOST - 1))
+    transaction.connection.execute(OLD, (now - KEPT_SECONDS,))
+    transaction.connection.execute(TOO_MANY, (MOST,))
 
 
 def read_conflicts(connection: sqlite3.Connection, limit: int) -> list[Conflict]:

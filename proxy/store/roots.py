@@ -40,7 +40,7 @@ MEMBERSHIPS = """
     SELECT seq, repository, digest, version, removed, root
     FROM membership INDEXED BY membership_root_seq WHERE root IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?
 """
-STATEMENTS = (MESH, TAGS, MEMBERSHIPS)
+STATEMENTS = (MESH, CLEAR, KEEP, TAGS, MEMBERSHIPS)
 
 
 class Marks:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from proxy.oci.names import Repository
-from proxy.store.exchanged import MembershipChange, Past, TagChange
+from proxy.store.feed import membership_change, tag_change
 from proxy.store.records import Proof
 from proxy.store.roots import Marks, read_mesh
-from proxy.store.tagstate import read_others
 
 TAGS = """
     SELECT repository, upstream, path, name, version, digest, media_type, size, origin, observed_at, checked_at,
@@ -25,12 +24,12 @@ def agree(connection: sqlite3.Connection) -> int:
     """Compare rows and fingerprints with the records; return how many roots there are."""
     marks = Marks(read_mesh(connection))
     told: set[tuple[int, str, int, int]] = set()
-    for row, upstream, path, *says, others in connection.execute(TAGS):
-        past: tuple[Past, ...] = read_others(others)
-        told.add((row, *marks.of(Repository(upstream, path), TagChange(0, 0, *says, past))))
-    for row, upstream, path, digest, version, removed, root in connection.execute(MEMBERSHIPS):
-        record = MembershipChange(0, 0, digest, version, bool(removed), Proof.FETCHED, 0.0, root)
+    for row, upstream, path, name, version, *says in connection.execute(TAGS):
+        record = tag_change(0, 0, name, version, *says)
         told.add((row, *marks.of(Repository(upstream, path), record)))
+    for row, upstream, path, digest, version, removed, root in connection.execute(MEMBERSHIPS):
+        member = membership_change(0, 0, digest, version, removed, Proof.FETCHED, 0.0, root)
+        told.add((row, *marks.of(Repository(upstream, path), member)))
     assert set(connection.execute("SELECT repository, key, place, mark FROM root WHERE peer = 0")) == told
     for row, *said in connection.execute("SELECT repository, low, high, records FROM fingerprint WHERE peer = 0"):
         mine = [mark for repository, _, _, mark in told if row in (0, repository)]

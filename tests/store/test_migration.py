@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.names import Tag
-from proxy.store import schema, steps
+from proxy.store import roots, schema, steps
 from proxy.store.catalog import Catalog
 from proxy.store.disk import Disk
 from tests.store.contents import ALPINE, TYPES, digest
+from tests.store.rooted import agree
 
 LATEST = Tag("latest")
 ONE = Descriptor(TYPES["image"], digest("one"), 3)
@@ -106,3 +108,109 @@ def test_a_step_that_fails_leaves_the_catalog_as_it_was(tmp_path: Path, monkeypa
         schema.connect(path)
     assert version(path) == 1
     assert described(path) == before
+
+
+def make_fourth(path: Path, images: int) -> None:
+    """Write a catalog as version 4 did: images, each with a tag and a layer, an index, a signature, one removed."""
+    make_third(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in steps.STEPS[4]:
+        connection.execute(statement)
+    connection.execute("PRAGMA user_version = 4")
+    connection.execute("BEGIN")
+    connection.execute("INSERT INTO cursor VALUES ('e', 'http://node:1', 7, 1000)")
+    blobs, members, edges, tags = [], [], [], []
+    for number in range(images):
+        manifest, layer = digest(f"manifest {number}"), digest(f"layer {number}")
+        blobs += [(manifest, TYPES["image"]), (layer, None)]
+        members += [(manifest, 0), (layer, 0)]
+        edges.append((manifest, layer))
+        tags.append((f"v{number}", manifest))
+    for name in ("index", "signature"):
+        blobs.append((digest(name), TYPES["index"]))
+        members.append((digest(name), 0))
+    edges.append((digest("index"), digest("manifest 0")))
+    members.append((digest("never stored"), 0))
+    members.append((digest("gone"), 1))
+    blobs.append((digest("gone"), TYPES["image"]))
+    connection.executemany(
+        "INSERT INTO blob (digest, media_type, size, present, public, last_use, stored_at, seq) "
+        "VALUES (?, ?, 3, 1, 0, 1000, 1000, 1)",
+        blobs,
+    )
+    connection.executemany("INSERT INTO edge VALUES (?, ?, 0, 3, 'x', 'layer', NULL, 1)", edges)
+    connection.execute("INSERT INTO referrer VALUES (?, ?, NULL)", (digest("index"), digest("signature")))
+    connection.executemany(
+        "INSERT INTO membership (repository, digest, removed, proof, proved_at, seq, version) "
+        "VALUES (1, ?, ?, 'fetched', 1000, ?, 5)",
+        [(*member, 10 + number) for number, member in enumerate(members)],
+    )
+    connection.executemany(
+        "INSERT INTO tag (repository, name, digest, media_type, size, version, origin, observed_at, checked_at, seq) "
+        "VALUES (1, ?, ?, 'x', 3, 7, '', 1000, 1000, ?)",
+        [(*tag, 10_000_000 + number) for number, tag in enumerate(tags)],
+    )
+    connection.execute("UPDATE meta SET value = 20000000 WHERE key = 'seq'")
+    connection.execute("COMMIT")
+    connection.close()
+
+
+async def test_a_catalog_of_version_4_has_the_roots_that_it_would_have_had(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    make_fourth(path, 3)
+    catalog = await Catalog.open(path, Disk())
+    try:
+        says = "SELECT digest, root FROM membership WHERE root IS NOT NULL"
+        assert dict(await catalog.read(lambda read: read.execute(says).fetchall())) == {
+            digest("manifest 1"): "",
+            digest("manifest 2"): "",
+            digest("index"): "",
+            digest("signature"): digest("index"),
+            digest("gone"): "",
+        }
+        assert await catalog.read(agree) == 5 + 1 + 3
+        record = await catalog.tag(ALPINE, Tag("v1"))
+        assert record is not None
+        assert (record.digest, record.past) == (digest("manifest 1"), ())
+        # Another node may know of roots that this one does not, and told them before there were any.
+        assert await catalog.read(lambda read: read.execute("SELECT * FROM cursor").fetchall()) == []
+    finally:
+        await catalog.aclose()
+
+
+async def test_a_migration_that_is_cut_short_goes_on_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roots, "STEP_ROWS", 2)
+    path = tmp_path / "catalog.sqlite"
+    make_fourth(path, 9)
+    schema.connect(path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(roots, "keep_membership", Mock(side_effect=RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            await Catalog.open(path, Disk())
+    catalog = await Catalog.open(path, Disk())
+    try:
+        assert await catalog.read(agree) == 8 + 3 + 10
+    finally:
+        await catalog.aclose()
+
+
+def test_bringing_a_large_catalog_up_to_date_takes_as_much_per_record_as_a_small_one(tmp_path: Path) -> None:
+    def work(images: int) -> float:
+        path = tmp_path / f"{images}.sqlite"
+        make_fourth(path, images)
+        ticks = 0
+
+        def tick() -> int:
+            nonlocal ticks
+            ticks += 1
+            return 0
+
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.set_progress_handler(tick, 100)
+        schema._migrate(connection)
+        connection.close()
+        return ticks / images
+
+    assert work(4000) < 1.5 * work(400)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store import queries, uploading, wanted
+from proxy.store import changes, conflicting, keeping, merging, queries, roots, tagrows, uploading, wanted
 from proxy.store.schema import connect
 
 
@@ -21,6 +21,28 @@ def test_the_serving_path_searches_by_index(tmp_path: Path, statement: str) -> N
     assert any(step.startswith("SEARCH") for step in plan)
     tables = r"SCAN (blob|edge|membership|tag|repository|referrer|intent|pin|upload)\b"
     assert [step for step in plan if re.match(tables, step)] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *changes.STATEMENTS,
+        *keeping.STATEMENTS,
+        *merging.STATEMENTS,
+        *roots.STATEMENTS,
+        *tagrows.STATEMENTS,
+        *conflicting.STATEMENTS,
+    ],
+)
+def test_what_a_write_looks_at_first_is_found_by_index_and_not_sorted(tmp_path: Path, statement: str) -> None:
+    connection = connect(tmp_path / "catalog.sqlite")
+    named = re.findall(r":(\w+)", statement)
+    values: object = dict.fromkeys(named, 1) if named else [1] * statement.count("?")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]  # type: ignore[arg-type]
+    connection.close()
+    # By the index on when they were found as many conflicts are read as are wanted, or kept at most.
+    bounded = r"SCAN (above|CONSTANT ROW|conflict USING (COVERING )?INDEX conflict_found)\b"
+    assert [step for step in plan if re.match(r"SCAN|USE TEMP", step) and not re.match(bounded, step)] == []
 
 
 @pytest.mark.parametrize("table", ["blob", "membership", "tag", "pin"])
