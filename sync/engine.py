@@ -14,31 +14,26 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from metrics.events import Emit
-from proxy.oci.digest import Digest
-from proxy.oci.names import Repository
 from proxy.store import remote
 from proxy.store.catalog import Catalog
 from proxy.store.store import Store
 from sync import checking
-from sync.facts import Judge
 from sync.fetching import Fetcher, Filler
 from sync.holding import Holding
 from sync.passing import Outcome, Pass
-from sync.plan import Step, make_plan, reference_of, retry_after
-from sync.removals import refusal_of
-from sync.removing import MOST, carry_out
-from sync.reports import Action, PassReport, PlannedImage, Told, VerifyReport
+from sync.plan import retry_after
+from sync.planning import plan_of
+from sync.remembering import read_rules, spell, write_rules
+from sync.removing import carry_out
+from sync.reports import PassReport, PlannedImage, Told, VerifyReport
 from sync.standing import MEASURE_SECONDS, EngineReport, PeerRules, Standing, Tally, Times
-from sync.walking import Body, stored_manifest, together, walk
+from sync.walking import together
 
 __all__ = ["Engine", "Filler", "PeerRules"]
 
 HURRIED = 1000
-MOST_PLANNED = 10_000
 LONGEST_WAIT = 3600.0
 COUNT_SECONDS = 1.0
-
-_ACTIONS: dict[Step, Action] = {Step.APPLY: "tag", Step.HOLD: "wait", Step.REMOVE: "remove"}
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +44,8 @@ class _Peer:
     rules: PeerRules
     standing: Standing
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    same_rules: bool = False
     passing: asyncio.Lock = field(default_factory=asyncio.Lock)
     tries: int = 0
 
@@ -90,6 +87,7 @@ class Engine:
     def wake(self, peer: str) -> None:
         """There is news of `peer`."""
         self._peers[peer].news.set()
+        self._peers[peer].more.set()
 
     def report(self, peer: str) -> EngineReport:
         """Return how `peer` stands."""
@@ -123,10 +121,10 @@ class Engine:
         )
 
     async def plan(self) -> list[PlannedImage]:
-        """Return what would be done now, of each peer up to MOST_PLANNED rows; nothing is fetched."""
+        """Return what would be done now, of each peer for so many rows as `planning` looks at; nothing is fetched."""
         planned = []
         for peer in self._peers.values():
-            planned += await self._plan(peer)
+            planned += await plan_of(self._catalog, self._store, peer.name, peer.rules, self._now())
         return planned
 
     async def verify(self, peer: str) -> VerifyReport:
@@ -144,7 +142,7 @@ class Engine:
             peer.news.clear()
             held = self._holding.held(peer.name)
             if held is not None:
-                await self._rest(peer)
+                await self._until_free(peer.name)
                 continue
             try:
                 await self._unless_held(peer, Tally(None, self._times), force=False)
@@ -161,11 +159,15 @@ class Engine:
                     await peer.news.wait()
 
     async def _measure(self, peer: _Peer) -> None:
-        """Tell how far behind a peer is while a pass takes long, or none may begin."""
+        """Tell how far behind a peer is, also while a pass takes long or none may begin."""
         while True:
             with suppress(OSError):
-                await peer.standing.measure()
-            await asyncio.sleep(MEASURE_SECONDS)
+                await peer.standing.measure(now=True)
+            await asyncio.sleep(COUNT_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MEASURE_SECONDS):
+                    await peer.more.wait()
+            peer.more.clear()
 
     async def _once(self, peer: _Peer, tally: Tally, *, force: bool) -> Outcome:
         held = self._holding.held(peer.name)
@@ -194,27 +196,14 @@ class Engine:
         while self._holding.held(name) is None:
             await self._holding.changed()
 
-    async def _rest(self, peer: _Peer) -> None:
-        """Wait until the peer is free; what it has and is not here is counted meanwhile, so that it is known."""
-        counting = asyncio.create_task(self._count(peer), name=f"count what {peer.name} has")
-        try:
-            while self._holding.held(peer.name) is not None:
-                await self._holding.changed()
-        finally:
-            counting.cancel()
-            await asyncio.wait([counting])
-
-    async def _count(self, peer: _Peer) -> None:
-        while True:
-            with suppress(OSError):
-                await peer.standing.measure(now=True)
-            await asyncio.sleep(COUNT_SECONDS)
-            await peer.news.wait()
-            peer.news.clear()
+    async def _until_free(self, name: str) -> None:
+        while self._holding.held(name) is not None:
+            await self._holding.changed()
 
     async def _pass(self, peer: _Peer, tally: Tally, *, force: bool) -> Outcome:
         standing = peer.standing
         async with peer.passing:
+            await self._heed_rules(peer)
             counts = await standing.measure(now=True)
             tally.expects(counts.images)
             tally.watches(standing)
@@ -245,6 +234,19 @@ class Engine:
                 standing.phase = "fetching"
             return done
 
+    async def _heed_rules(self, peer: _Peer) -> None:
+        """Once a start: where another filter was in force before, let what this one chooses wait if it is not here."""
+        if peer.same_rules:
+            return
+        spelled = spell(peer.rules.rules)
+        known = await self._catalog.read(lambda connection: read_rules(connection, peer.name))
+        if known not in (None, spelled):
+            report = await self.verify(peer.name)
+            _log.info("the filter of region %s is another: %d images are fetched", peer.name, len(report.missing))
+        if known != spelled:
+            await self._catalog.write(lambda transaction: write_rules(transaction, peer.name, spelled))
+        peer.same_rules = True
+
     async def _seconds_to_next(self, peer: _Peer) -> float:
         """Return when something is due again; while the link is down not before that is tried again."""
         rows = await self._catalog.read(lambda connection: remote.read_waiting(connection, peer.name, 1))
@@ -252,50 +254,3 @@ class Engine:
             return LONGEST_WAIT
         due = max(rows[0].next_at, peer.standing.retry_at)
         return min(LONGEST_WAIT, max(0.05, due - self._now()))
-
-    async def _plan(self, peer: _Peer) -> list[PlannedImage]:
-        now, rules = self._now(), peer.rules.rules
-        judge = Judge(peer.name, rules)
-        rows = await self._catalog.read(lambda connection: remote.read_waiting(connection, peer.name, MOST_PLANNED))
-        decided = await self._catalog.read(lambda connection: judge.decide(connection, rows, now))
-        removals = await self._catalog.read(lambda connection: remote.read_removals(connection, peer.name, MOST))
-        share = peer.rules.removal_share
-        refused = await self._catalog.read(lambda connection: refusal_of(connection, peer.name, removals, share))
-
-        async def fetch(repository: Repository, digest: Digest) -> Body | None:
-            return await stored_manifest(self._catalog, self._store, repository, digest)
-
-        planned = []
-        for image in make_plan([one for one in decided if one[1].step is Step.FETCH]).images:
-            parts = await walk(self._catalog, image.repository, image.digest, rules.platforms, fetch)
-            size = None if parts.unknown else parts.size
-            reason = next((row.error for row in image.rows if row.error), "")
-            planned.append(
-                PlannedImage(
-                    peer=peer.name,
-                    action="fetch",
-                    reference=str(image),
-                    digest=str(image.digest),
-                    size=size,
-                    reason=reason,
-                )
-            )
-        for row, decision in decided:
-            if decision.step is Step.FETCH:
-                continue
-            reason, action = decision.reason, _ACTIONS[decision.step]
-            if decision.step is Step.REMOVE:
-                waits = row.since + peer.rules.removal_grace > now
-                reason = refused or ("waits until its grace is over" if waits else "")
-                action = "refuse" if refused else action
-            digest = row.record.digest if decision.step is Step.HOLD else decision.digest
-            planned.append(
-                PlannedImage(
-                    peer=peer.name,
-                    action=action,
-                    reference=reference_of(row),
-                    digest=None if digest is None else str(digest),
-                    reason=reason,
-                )
-            )
-        return planned

@@ -339,6 +339,24 @@ async def test_the_tags_of_a_repository_are_read_once_for_the_newest_of_many_win
     assert await lab.points_to("1.0") == images[0]
 
 
+async def test_what_a_changed_filter_chooses_is_fetched_though_it_was_settled_before(lab: Lab) -> None:
+    amd64, arm64, old = lab.peer.image("amd64"), lab.peer.image("arm64"), lab.peer.image("old")
+    index = lab.peer.index(amd64=amd64, arm64=arm64)
+    await lab.hears(lab.tag("2", index), lab.tag("1", old))
+    one = Rules(Scope.of(["*"]), (TagChoice.parse("2"),), platforms=(Platform("linux", "arm64"),))
+    await lab.engine(one).once(())
+    asked = set(lab.peer.asked)
+    assert await lab.waiting() == []
+    assert (await lab.engine(one).once(())).images == 0
+    both = Rules(Scope.of(["*"]), platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")))
+    report = await lab.engine(both).once(())
+    assert report.images == 2
+    assert await lab.is_whole(old)
+    assert await lab.is_whole(index)
+    assert {amd64, old} <= set(lab.peer.asked) - asked
+    assert (await lab.engine(both).once(())).images == 0
+
+
 async def test_only_chosen_platforms_are_fetched_and_the_index_stays_as_it_is(lab: Lab) -> None:
     amd64, arm64 = lab.peer.image("amd64"), lab.peer.image("arm64")
     index, other = lab.peer.index(amd64=amd64, arm64=arm64), lab.peer.index(s390x=amd64)
@@ -443,7 +461,7 @@ async def test_how_far_behind_is_told_while_nothing_may_be_fetched(lab: Lab) -> 
     async with running(engine):
         await until(lab, lambda: engine.report(PEER).images_behind == 1)
     assert engine.report(PEER).seconds_behind == 3600
-    assert [event.seconds for event in lab.events if isinstance(event, PeerStanding)] == [3600]
+    assert {event.seconds for event in lab.events if isinstance(event, PeerStanding)} == {3600}
 
 
 async def test_news_wake_the_engine(lab: Lab) -> None:
