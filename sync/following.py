@@ -288,6 +288,8 @@ class Follower:
         self._standing = replace(self._standing, sync_bytes=self._standing.sync_bytes + size)
 
     def _read(self, mine: Sum) -> None:
+        if self._standing.error is not None:
+            _log.info("the records of region %s are taken over again", self._name)
         self._standing = replace(self._standing, records=mine.records, error=None, read_at=time.time())
 
     def _failed(self, error: Exception, *, first: bool) -> None:

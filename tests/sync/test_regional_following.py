@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from proxy.oci.errors import BadContent, Unavailable
 from proxy.oci.names import Repository
 from proxy.regions.scope import Scope
+from proxy.store.ranges import Sum
+from sync import regional_feed
 from sync.exchange import SameCatalog
 from tests.store.contents import ALPINE, BUSYBOX, digest
 from tests.sync.regional import Balanced, Link, Region, fingerprint, points, region
@@ -252,3 +255,47 @@ async def test_another_key_of_the_peer_drops_the_shadow_and_asks_again_for_what_
     assert await link.shadow() == await fingerprint(a)
     assert await points(b, "new") == digest("x")
     assert sum(size for _, _, size in a.asked) < 5000
+
+
+async def test_news_that_who_waits_may_not_hear_of_sums_up_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = await make("a"), await make("b")
+    await a.saw("latest", "one")
+    link = Link(b, a, Scope.of([str(ALPINE)]))
+    await link.once()
+    running = asyncio.create_task(link.follower.run())
+    async with asyncio.timeout(30):
+        await a.waited_for.wait()
+        summed = 0
+        read = regional_feed.read_fingerprint
+
+        def counted(connection: sqlite3.Connection, peer: int, ids: Set[int] | None) -> Sum:
+            nonlocal summed
+            summed += 1
+            return read(connection, peer, ids)
+
+        monkeypatch.setattr(regional_feed, "read_fingerprint", counted)
+        for number in range(5):
+            await a.saw(f"t{number}", "another's", BUSYBOX)
+            await a.catalog.read(lambda connection: None)
+        link.news.clear()
+        await a.saw("latest", "two")
+        await link.news.wait()
+    assert summed == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_log_tells_that_a_region_answers_again(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    a, b = await make("a"), await make("b")
+    link = Link(b, a)
+    a.cut = True
+    with pytest.raises(Unavailable):
+        await link.follower.once()
+    a.cut = False
+    with caplog.at_level("INFO", "sync.following"):
+        await link.once()
+        await link.once()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the records of region a cannot be taken over at the moment: the region does not answer",
+        "the records of region a are taken over again",
+    ]
