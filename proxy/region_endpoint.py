@@ -85,8 +85,8 @@ class RegionCache(Protocol):
         """Return a manifest."""
         ...
 
-    async def region_tag(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
-        """Return what a tag is here, and how many seconds ago its upstream was asked."""
+    async def region_tag(self, repository: Repository, tag: Tag, max_age: float) -> tuple[TagChange, float]:
+        """Return what a tag is here, and how many seconds ago its upstream was asked: `max_age`, or about one."""
         ...
 
 
@@ -214,10 +214,10 @@ class RegionEndpoint:
 
     async def _tag(self, asked: _Asked, scope: Scope) -> web.Response:
         request = asked.request
-        repository, tag = parse_tag(request.raw_path.partition("?")[2])
+        repository, tag, max_age = parse_tag(request.raw_path.partition("?")[2])
         if not scope.admits(repository):
             raise ManifestUnknown(f"{repository}:{tag} is not known here")
-        record, age = await self._cache.region_tag(repository, tag)
+        record, age = await self._cache.region_tag(repository, tag, max_age)
         accepted = JSON if request.headers.get("Accept", "").strip() == JSON else MSGPACK
         body = encode_tag(TagAtHome(record, age, self._region), accepted)
         return _whole(asked, web.Response(headers=respond.BASE | {"Content-Type": accepted}, body=body))

@@ -217,8 +217,11 @@ class Regions(Protocol):
         """Return the name of a region that may have something of the repository and is left alone now, else ""."""
         ...
 
-    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
-        """Return what the tag is at its home; None where that is this region, or it cannot be asked or be sure."""
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None, max_age: float) -> TagAtHome | None:
+        """Return what the tag is at its home; None where that is this region, or it cannot be asked or be sure.
+
+        max_age: what it heard longer ago, in seconds, is not wanted: it may ask its upstream now.
+        """
         ...
 
 
@@ -231,7 +234,7 @@ class Apart:
     def silent(self, repository: Repository) -> str:
         return ""
 
-    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None, max_age: float) -> TagAtHome | None:
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -144,10 +145,10 @@ class ReadThrough:
         async with _answering(digest):
             return await self._manifests.for_region(repository, digest, held=held)
 
-    async def region_tag(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
+    async def region_tag(self, repository: Repository, tag: Tag, max_age: float = math.inf) -> tuple[TagChange, float]:
         """Return a tag's record and the age of its last confirmation, for another region; see `Tags.for_region`."""
         async with _answering(f"{repository}:{tag}"):
-            return await self._tags.for_region(repository, tag)
+            return await self._tags.for_region(repository, tag, max_age)
 
     def leave(self, digest: Digest) -> None:
         """End a download that nobody reads or waits for; what has come is kept for the next one."""

@@ -53,6 +53,7 @@ PROMPT_SECONDS = 1.0
 PATIENT_SECONDS = 6.0
 STALE_SECONDS = 1.0
 JUST_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +137,21 @@ class Tags:
             raise GatewayTimeout(f"{repository}:{tag} was not confirmed to this node just now")
         return TagSaid(record.descriptor, "", self._age(record))
 
-    async def for_region(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
+    async def for_region(self, repository: Repository, tag: Tag, max_age: float) -> tuple[TagChange, float]:
         """Return the tag's record and the seconds since the upstream's main host confirmed it to this process.
 
-        It is asked now where that is longer ago than `ttl`. Raises ManifestUnknown, Transient: this region is not sure.
+        It is asked now where that is longer ago than `ttl`, or `max_age`, at most once a second. Raises
+        ManifestUnknown, Transient: this region is not sure.
         """
-        policy = self._policy(repository.upstream)
-        for is_asked in (True, False):
+        ttl = self._policy(repository.upstream).ttl
+        wanted, just_asked = min(ttl, max(max_age, AGAIN_SECONDS)), max(ttl, JUST_SECONDS)
+        for is_asked, most in ((True, wanted), (False, just_asked)):
             record = await self._catalog.tag(repository, tag)
             if record is None or record.gone:
                 break
             age = self._certain.age(repository, tag, record.pending or record.digest)
             change = await self._catalog.tag_change(repository, tag)
-            if age is not None and age <= policy.ttl and change is not None:
+            if age is not None and age <= most and change is not None:
                 return change, age
             if is_asked:
                 await self._own.run((repository, tag), lambda: self._confirm(repository, tag))
@@ -208,20 +211,24 @@ class Tags:
                 return Revalidated("unchanged", record.digest, record.digest)
             most = min(max_age, self._since_heard(record))
             async with self._fleet.tag_flight(repository, tag, most) as flight:
-                return await self._settle(repository, tag, record, flight)
+                return await self._settle(repository, tag, record, flight, max_age)
 
     async def _settle(
-        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight
+        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, max_age: float
     ) -> Revalidated:
         """Find out where the tag points, and move it; what the fleet says that is no more is asked anew (P44)."""
         said = flight.said
         try:
             try:
-                return await self._follow(repository, tag, record, flight, said)
+                return await self._move(
+                    repository, tag, record, await self._ask(repository, tag, record, flight, said, max_age)
+                )
             except NotFound:
                 if said is None or said.found is None:
                     raise
-            return await self._follow(repository, tag, record, flight, None)
+            return await self._move(
+                repository, tag, record, await self._ask(repository, tag, record, flight, None, max_age)
+            )
         except NotFound as error:
             age = said.age if said is not None and said.found is None else 0.0
             self._negatives.remember("manifest", repository, tag, error, age=age)
@@ -234,20 +241,36 @@ class Tags:
             raise
 
     async def _ask(
-        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, said: TagSaid | None
+        self,
+        repository: Repository,
+        tag: Tag,
+        record: TagRecord | None,
+        flight: TagFlight,
+        said: TagSaid | None,
+        max_age: float,
     ) -> Heard:
-        """Return what the tag is: as the fleet was told, else as its home has it, else as the upstream says now."""
+        """Return what the tag is: as the fleet was told, else as its home has it, else as the upstream says now.
+
+        What the home heard longer ago than `max_age` is taken only where the upstream does not answer here.
+        """
         if said is not None and said.found is None:
             raise ManifestUnknown(said.message)
         if said is not None and said.found is not None:
             self._upstreams.heard(repository.upstream, said.age)
             return Heard(said.found, self._now() - said.age)
         policy = self._policy(repository.upstream)
-        at_home = await self._regions.tag(repository, tag, record)
+        at_home = await self._regions.tag(repository, tag, record, max_age)
+        told = None
         if at_home is not None and at_home.age <= policy.ttl and (found := described(at_home.record)) is not None:
-            return Heard(found, self._now() - at_home.age, record=at_home.record)
+            told = Heard(found, self._now() - at_home.age, record=at_home.record)
+            if at_home.age <= max(max_age, AGAIN_SECONDS):
+                return told
         try:
             heard = await self._ask_upstream(repository, tag)
+        except Transient:
+            if told is None:
+                raise
+            return told
         except NotFound as error:
             if not isinstance(error.__cause__, Denied):
                 flight.heard(error, policy.negative_ttl)
@@ -267,14 +290,8 @@ class Tags:
         self._certain.note(repository, tag, heard)
         return heard
 
-    async def _follow(
-        self, repository: Repository, tag: Tag, record: TagRecord | None, flight: TagFlight, said: TagSaid | None
-    ) -> Revalidated:
-        """Ask where the tag points; fetch the manifest if it is new and mature, then move the tag."""
-        heard = await self._ask(repository, tag, record, flight, said)
-        return await self._move(repository, tag, record, heard)
-
     async def _move(self, repository: Repository, tag: Tag, record: TagRecord | None, heard: Heard) -> Revalidated:
+        """Fetch the manifest of what was heard if it is new and mature, then move the tag."""
         known, found, at = record.digest if record else None, heard.descriptor, heard.at
         policy = self._policy(repository.upstream)
         self._negatives.forget("manifest", repository, tag)

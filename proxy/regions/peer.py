@@ -136,9 +136,9 @@ class PeerClient:
         response = await self.request(method, target, headers, seconds, body)
         return await self.read(response, MOST_BODY, self._budget.take)
 
-    async def tag(self, repository: Repository, tag: Tag, seconds: float) -> TagAtHome:
-        """Return what it says of a tag. Raises as `ask`."""
-        response = await self.request("GET", tag_target(repository, tag), _NONE, seconds)
+    async def tag(self, repository: Repository, tag: Tag, max_age: float, seconds: float) -> TagAtHome:
+        """Return what it says of a tag, if it can of what it heard `max_age` seconds ago or later. Raises as `ask`."""
+        response = await self.request("GET", tag_target(repository, tag, max_age), _NONE, seconds)
         return decode_tag(await self.read(response, MOST_TAG, self._budget.take))
 
     async def request(

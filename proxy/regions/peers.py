@@ -37,7 +37,7 @@ class Peers:
         names = (one.name for one in self._clients if not one.available and one.scope.admits(repository))
         return next(names, "")
 
-    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None, max_age: float) -> TagAtHome | None:
         """Return what the tag is at its home, which gave the record that is `known`; within 2 s.
 
         None: that is this region or none that is asked, it does not know, or knows only what is older.
@@ -48,7 +48,7 @@ class Peers:
         if home is None or not home.available or not home.scope.admits(repository):
             return None
         try:
-            said = await home.tag(repository, tag, HOME_SECONDS)
+            said = await home.tag(repository, tag, max_age, HOME_SECONDS)
         except RegistryError as error:
             log.debug("a tag's home does not tell", extra={"peer": home.name, "why": error.message})
             return None

@@ -6,6 +6,7 @@ front. Who asks is `peer`, who answers is `proxy.region_endpoint`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -65,9 +66,10 @@ def content_target(wanted: Wanted) -> str:
     return f"/v2/{wanted.repository}/{wanted.kind}s/{wanted.digest}"
 
 
-def tag_target(repository: Repository, tag: Tag) -> str:
-    """Return path and query of what a tag is at its home."""
-    return f"{TAG}?repository={quote(str(repository), safe='/')}&name={tag}"
+def tag_target(repository: Repository, tag: Tag, max_age: float = math.inf) -> str:
+    """Return path and query of what a tag is at its home, which heard it at most `max_age` seconds ago."""
+    age = "" if max_age == math.inf else f"&max_age={int(max_age)}"
+    return f"{TAG}?repository={quote(str(repository), safe='/')}&name={tag}{age}"
 
 
 def parse_content(path: str) -> Wanted:
@@ -80,13 +82,15 @@ def parse_content(path: str) -> Wanted:
     return Wanted("blob" if kind == "blobs" else "manifest", repository, Digest.parse(digest))
 
 
-def parse_tag(query: str) -> tuple[Repository, Tag]:
-    """Read the query of a question about a tag. Raises NameInvalid, TagInvalid."""
+def parse_tag(query: str) -> tuple[Repository, Tag, float]:
+    """Read the query of a question about a tag: which one, and `max_age`. Raises NameInvalid, TagInvalid."""
     fields = parse_qs(query)
     upstream, slash, path = fields.get("repository", [""])[0].partition("/")
     if not upstream or not slash:
         raise NameInvalid("write repository=UPSTREAM/PATH&name=TAG: which tag is meant?")
-    return parse_path(upstream, path), Tag.parse(fields.get("name", [""])[0])
+    seconds = fields.get("max_age", [""])[0]
+    max_age = float(seconds) if re.fullmatch("[0-9]{1,9}", seconds) else math.inf
+    return parse_path(upstream, path), Tag.parse(fields.get("name", [""])[0]), max_age
 
 
 def encode_tag(said: TagAtHome, media_type: str) -> bytes:

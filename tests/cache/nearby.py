@@ -200,7 +200,7 @@ class Regions:
     def silent(self, repository: Repository) -> str:
         return self.left
 
-    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None) -> TagAtHome | None:
+    async def tag(self, repository: Repository, tag: Tag, known: TagRecord | None, max_age: float) -> TagAtHome | None:
         self.questions.append(tag)
         return self.home
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metrics.events import FillFinished
-from proxy.cache import readthrough
+from proxy.cache import readthrough, tags
 from proxy.cache.near import Asker, NearManifest, TagAtHome
 from proxy.memory import MemorySource
 from proxy.oci.digest import Digest
@@ -237,6 +237,33 @@ async def test_a_tag_is_what_its_home_says_and_the_upstream_is_not_asked(tmp_pat
         record = await here.store.catalog.tag(ALPINE, LATEST)
         assert record is not None
         assert (record.version, record.origin) == (version, "eu")  # the home's own record: nothing is stamped
+
+
+async def test_a_refresh_is_not_answered_with_what_the_home_heard_long_ago(tmp_path: Path) -> None:
+    regions = Regions()
+    async with node(tmp_path, None, regions=regions) as here:
+        await tagged(here, IMAGE)
+        await here.cache.refresh(ALPINE, LATEST)
+        await tagged(here, NEWER)
+        record = await here.store.catalog.tag(ALPINE, LATEST)
+        assert record is not None
+        regions.home = TagAtHome(change(IMAGE, record.version), 300.0, "eu")
+        here.upstream.fails = True
+        assert (await here.cache.refresh(ALPINE, LATEST)).now == IMAGE.digest  # nobody here knows better
+        here.upstream.fails = False
+        assert (await here.cache.refresh(ALPINE, LATEST)).now == NEWER.digest
+
+
+async def test_a_home_asks_its_upstream_again_for_a_region_that_wants_to_know_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tags, "AGAIN_SECONDS", 0.0)
+    async with node(tmp_path, None, regions=Regions()) as here:
+        await tagged(here, IMAGE)
+        await here.cache.refresh(ALPINE, LATEST)
+        await tagged(here, NEWER)
+        assert (await here.cache.region_tag(ALPINE, LATEST, 60.0))[0].digest == IMAGE.digest
+        assert (await here.cache.region_tag(ALPINE, LATEST, 0.0))[0].digest == NEWER.digest
 
 
 async def test_an_older_digest_that_a_lagging_host_shows_does_not_come_back(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class RegionFake(FakeCache):
     """What a region has; `records` are its tags."""
 
     records: dict[Tag, tuple[TagChange, float]] = field(default_factory=dict)
+    wanted_age: float = 0.0
 
     async def region_blob(
         self, repository: Repository, digest: Digest, span: ByteRange | None, *, held: bool
@@ -50,7 +51,8 @@ class RegionFake(FakeCache):
     async def region_manifest(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
         return await self.node_manifest(repository, digest, held=held)
 
-    async def region_tag(self, repository: Repository, tag: Tag) -> tuple[TagChange, float]:
+    async def region_tag(self, repository: Repository, tag: Tag, max_age: float) -> tuple[TagChange, float]:
+        self.wanted_age = max_age
         await self._asked(repository, tag, held=False)
         if tag not in self.records:
             raise ManifestUnknown(f"{tag} is not known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -55,9 +56,12 @@ def known(content: bytes = OLD, version: int = 5, origin: str = "us-east") -> Ta
 
 async def test_a_tag_is_asked_for_at_its_home(home: Region, asker: Asker) -> None:
     home.cache.records[TAG] = (a_record(TAG, NEW, 9), 3.0)
-    said = await Peers([asker.client], "eu-west").tag(HUB, TAG, known())
+    said = await Peers([asker.client], "eu-west").tag(HUB, TAG, known(), math.inf)
     assert said is not None
     assert (said.record.digest, said.age, said.region) == (Digest.of(NEW), 3.0, "us-east")
+    assert home.cache.wanted_age == math.inf
+    assert await Peers([asker.client], "eu-west").tag(HUB, TAG, known(), 0.5) is not None
+    assert home.cache.wanted_age == 0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +73,7 @@ async def test_nobody_is_asked_where_its_home_is_here_or_no_peer(
     home: Region, asker: Asker, record: TagRecord | None
 ) -> None:
     home.cache.records[TAG] = (a_record(TAG, NEW, 9), 3.0)
-    assert await Peers([asker.client], "eu-west").tag(HUB, TAG, record) is None
+    assert await Peers([asker.client], "eu-west").tag(HUB, TAG, record, math.inf) is None
     assert not home.cache.asked
 
 
@@ -78,7 +82,7 @@ async def test_a_home_that_knows_only_what_is_older_is_not_believed(
     home: Region, asker: Asker, content: bytes, version: int, believed: bool
 ) -> None:
     home.cache.records[TAG] = (a_record(TAG, content, version), 3.0)
-    said = await Peers([asker.client], "eu-west").tag(HUB, TAG, known())
+    said = await Peers([asker.client], "eu-west").tag(HUB, TAG, known(), math.inf)
     assert (said is not None) == believed
 
 
@@ -87,11 +91,11 @@ async def test_a_home_that_does_not_know_or_does_not_answer_says_nothing(
 ) -> None:
     monkeypatch.setattr(peers, "HOME_SECONDS", 0.1)
     regions = Peers([asker.client], "eu-west")
-    assert await regions.tag(HUB, TAG, known()) is None
+    assert await regions.tag(HUB, TAG, known(), math.inf) is None
     home.cache.error = Unavailable("its upstream does not answer")
-    assert await regions.tag(HUB, TAG, known()) is None
+    assert await regions.tag(HUB, TAG, known(), math.inf) is None
     home.cache.gate = asyncio.Event()
-    assert await regions.tag(HUB, TAG, known()) is None
+    assert await regions.tag(HUB, TAG, known(), math.inf) is None
     assert len(home.cache.asked) == 3
 
 
