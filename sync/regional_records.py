@@ -44,7 +44,6 @@ MOST_GLOBS = 256
 MOST_QUERY = 6000
 MOST_BODY = 8 * 1024 * 1024
 MESH_BYTES = 64
-_DEEPEST = 16
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 _Word = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
