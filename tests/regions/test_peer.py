@@ -322,6 +322,17 @@ async def test_a_token_in_the_clear_is_told_once_but_for_this_machine(
     assert TOKEN not in caplog.text
 
 
+async def test_a_token_that_is_echoed_gets_into_no_error(tmp_path: Path) -> None:
+    async def echo(request: web.BaseRequest) -> web.StreamResponse:
+        said = {"errors": [{"code": "DENIED", "message": f"who is {request.headers['Authorization']}?"}]}
+        return web.json_response(said, status=401)
+
+    async with serving(echo) as (url, _), an_asker(url, LinkFiles(token_file(tmp_path, TOKEN))) as asker:
+        with pytest.raises(Refused, match="who is Bearer") as refused:
+            await asker.client.ping()
+        assert TOKEN not in str(refused.value)
+
+
 async def test_what_cannot_be_shown_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(LinkFileError, match="nowhere cannot be read"):
         async with an_asker("http://127.0.0.1:1", LinkFiles(tmp_path / "nowhere")):
