@@ -31,7 +31,10 @@ SECONDS_BEHIND = Metric(
     ("peer",),
 )
 IMAGES_BEHIND = Metric(
-    "entrepot_peer_behind_images", "gauge", "Images that are still to be fetched from the region.", ("peer",)
+    "entrepot_peer_behind_images",
+    "gauge",
+    "Images and tags of the region that are still to come here, each by itself.",
+    ("peer",),
 )
 BYTES_BEHIND = Metric(
     "entrepot_peer_behind_bytes", "gauge", "Bytes of those images, as far as they are known.", ("peer",)

@@ -15,10 +15,11 @@ class PeerReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one peer stands.
 
     state: `stopped` where no process syncs. held: why nothing is fetched now (paused, outside its window).
-    seconds_behind: for how long something of the peer has not been here, 0 when all is; images and bytes behind: what
-    is known to be missing; removals: those that wait. refused_clock: records whose version is ahead of this clock.
-    failures: of images, since the start, as all that follows: rounds: questions of reconciliations; sync_bytes: what
-    records cost on the wire; fetched_bytes: what content came.
+    seconds_behind: for how long something of the peer has not been here, 0 when all is; images_behind: images and
+    tags, each by itself, that are to come; bytes_behind: what of them is known to be missing; removals: those that
+    wait. refused_clock: records whose version is ahead of this clock. failures: of images, since the start, as all
+    that follows: rounds: questions of comparisons; sync_bytes: what records cost on the wire; fetched_bytes: what
+    content came.
     """
 
     name: str

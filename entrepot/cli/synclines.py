@@ -73,7 +73,8 @@ def of_peer(peer: PeerReport) -> list[str]:
     """Return how a peer stands."""
     words = [_STATES.get(peer.state, peer.state) if peer.held is None else f"held, {peer.held}"]
     if peer.images_behind or peer.bytes_behind:
-        words.append(f"{counted(peer.images_behind, 'image')} and {format_size(peer.bytes_behind)} behind")
+        number = counted(peer.images_behind, "image or tag", "images and tags")
+        words.append(f"{number}, {format_size(peer.bytes_behind)} behind")
     if peer.seconds_behind:
         words.append(f"not all has been here for {format_duration(round(peer.seconds_behind))}")
     if peer.rate:

@@ -52,9 +52,9 @@ def run_alone(config: Config, output: Output) -> int:
 
 
 def words_of_progress(progress: Progress) -> str:
-    """Return how far a pass is: images, bytes, rate, time left."""
+    """Return how far a pass is: images and tags, bytes, rate, time left."""
     words = [
-        f"{progress.images} of {progress.total_images} images",
+        f"{progress.images} of {progress.total_images} images and tags",
         f"{format_size(progress.bytes)} of {format_size(progress.total_bytes)}",
         f"{format_size(round(progress.rate))}/s",
     ]

@@ -144,7 +144,7 @@ async def test_progress_is_streamed_before_the_end(running: Mirror, syncing: Fak
     lines = await asyncio.to_thread(lambda: [json.loads(line) for line in control.lines("/api/sync", {"ask": "once"})])
     assert [line["event"] for line in lines] == ["progress", "passed"]
     assert msgspec.convert(lines[0]["progress"], Progress) == progress
-    assert words_of_progress(progress) == "1 of 2 images, 1.0 KiB of 4.0 KiB, 512 B/s, 6s left"
+    assert words_of_progress(progress) == "1 of 2 images and tags, 1.0 KiB of 4.0 KiB, 512 B/s, 6s left"
 
 
 async def test_a_plan_shows_each_step_of_the_peers_named(running: Mirror, syncing: FakeSyncing) -> None:
@@ -318,7 +318,7 @@ def test_a_peer_is_told_in_words() -> None:
     )
     first, *rest = of_peer(behind)
     assert first == (
-        "peer us at https://us: fetching, 1 image and 2.0 KiB behind, not all has been here for 1m30s, 512 B/s"
+        "peer us at https://us: fetching, 1 image or tag, 2.0 KiB behind, not all has been here for 1m30s, 512 B/s"
     )
     assert [line.strip().split(";")[0] for line in rest] == [
         "2 failures of images since the start",
