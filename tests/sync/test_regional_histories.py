@@ -6,13 +6,17 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from proxy.store import shadow
+from proxy.store.errors import CatalogError
 from proxy.store.exchanged import MembershipChange
 from proxy.store.shadow import read_names
+from proxy.store.writer import Operation
 from sync import following
 from sync.taking import forget_others
 from tests.store.contents import BUSYBOX, digest, parsed, put
@@ -229,3 +233,42 @@ async def test_both_sides_run_through_traffic_and_compare_no_more_than_at_the_be
     assert a.rounds() + b.rounds() == rounds
     assert await there.shadow() == await fingerprint(a)
     assert await back.shadow() == await fingerprint(b)
+
+
+async def test_beginning_anew_and_forgetting_may_be_cut_short_anywhere(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "DROP_ROWS", 7)
+    monkeypatch.setattr(shadow, "SEED_ROWS", 7)
+    a, b = await make("a"), await make("b")
+    await fill(a)
+    link = Link(b, a)
+    await link.follower.once()
+    waiting = {one.record.digest for one in await link.waiting()}
+    write, left = b.catalog.write, 0
+
+    async def cut(operation: Operation[Any]) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise CatalogError("cut")
+        return await write(operation)
+
+    monkeypatch.setattr(b.catalog, "write", cut)
+    for steps in range(1, 30, 3):
+        await a.catalog.rekey(f"key number {steps}".encode())
+        left = steps
+        with suppress(CatalogError):
+            await link.follower.once()
+        left = 1000
+        await link.follower.once()
+        assert await link.shadow() == await fingerprint(a)
+        assert {one.record.digest for one in await link.waiting()} == waiting
+    for steps in range(8):
+        left = steps
+        with suppress(CatalogError):
+            await forget_others(b.catalog, set())
+        left = 1000
+        await link.follower.once()
+        assert await link.shadow() == await fingerprint(a)
+        assert {one.record.digest for one in await link.waiting()} == waiting
