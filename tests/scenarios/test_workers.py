@@ -210,14 +210,15 @@ async def test_a_worker_that_stands_still_for_a_minute_does_no_harm_when_it_wake
 async def test_a_worker_that_stands_still_for_very_long_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "HUNG_SECONDS", 5.5)  # they report every two
-    monkeypatch.setattr(crew, "LAST_SECONDS", 1.5)
     config = Config(data=tmp_path, upstreams=(UpstreamConfig(name="docker.io", url="http://127.0.0.1:1"),), workers=2)
     died = asyncio.Event()
     async with rebuildable(config) as rebuilding:
         with bound(Address("127.0.0.1", 0)) as sockets:
             async with crew.working(config, sockets, rebuilding.mirror.metrics, died.set) as workers:
                 stopped, other = workers.views()
+                monkeypatch.setattr(crew, "HUNG_SECONDS", 5.5)  # they report every two, and may take long to start
+                monkeypatch.setattr(crew, "LAST_SECONDS", 1.5)
+                await workers.refresh()  # what comes now is waited for no longer than that
                 os.kill(stopped.pid, signal.SIGSTOP)
                 await asyncio.wait_for(died.wait(), 30)
                 async with asyncio.timeout(30):
