@@ -13,8 +13,7 @@ import pytest
 from proxy.oci.errors import BadContent, Unavailable
 from proxy.oci.names import Repository
 from proxy.regions.scope import Scope
-from proxy.store.ranges import Sum
-from sync import regional_feed
+from proxy.store.ranges import Sum, read_fingerprint
 from sync.exchange import SameCatalog
 from tests.store.contents import ALPINE, BUSYBOX, digest
 from tests.sync.regional import Balanced, Link, Region, fingerprint, points, region
@@ -266,14 +265,13 @@ async def test_news_that_who_waits_may_not_hear_of_sums_up_nothing(make: Make, m
     async with asyncio.timeout(30):
         await a.waited_for.wait()
         summed = 0
-        read = regional_feed.read_fingerprint
 
         def counted(connection: sqlite3.Connection, peer: int, ids: Set[int] | None) -> Sum:
             nonlocal summed
             summed += 1
-            return read(connection, peer, ids)
+            return read_fingerprint(connection, peer, ids)
 
-        monkeypatch.setattr(regional_feed, "read_fingerprint", counted)
+        monkeypatch.setattr("sync.regional_feed.read_fingerprint", counted)
         for number in range(5):
             await a.saw(f"t{number}", "another's", BUSYBOX)
             await a.catalog.read(lambda connection: None)
