@@ -20,6 +20,8 @@ from proxy.store.exchanged import TagChange
 from proxy.store.records import TagRecord
 
 RETURN_SECONDS = 3600.0
+UNNAMED = ("", "local")
+"""The origin of what a mirror saw before it had a name, or regions were: no region's, so that each asks for itself."""
 _REMEMBERED = 65536
 
 
@@ -40,7 +42,7 @@ def cooldown_of(record: TagRecord | None, heard: Heard, region: str, cooldown: f
     """Return for how many seconds what was heard must have been seen before the tag moves there."""
     if record is None or heard.descriptor.digest not in record.past or heard.record is not None:
         return cooldown
-    if heard.by_main and record.origin in ("", region):
+    if heard.by_main and record.origin in (*UNNAMED, region):
         return cooldown
     return max(cooldown, RETURN_SECONDS)
 
