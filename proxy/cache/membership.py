@@ -14,6 +14,10 @@ from proxy.store.catalog import BlobRecord, Catalog, Proof
 UNHEARD_SECONDS = 5.0
 
 
+class Unheard(Unavailable):
+    """It is known to be somewhere; who was asked has not got it, and one who may have it did not answer."""
+
+
 class Membership:
     """Proofs from the catalog, or from the repository's own upstream."""
 
@@ -40,14 +44,14 @@ class Membership:
             await self.stat_manifest(repository, digest)
 
     async def doubt(self, repository: Repository, digest: Digest, unheard: str) -> None:
-        """Raise Unavailable where the repository is known to contain what was found nowhere, and one was not heard.
+        """Raise Unheard where the repository is known to contain what was found nowhere, and one was not heard.
 
         unheard: a region that may have it and did not say, "" for none. The upstream's no is not the last word then.
         """
         if unheard and (
             await self._catalog.has_membership(repository, digest) or await self._catalog.named_in(repository, digest)
         ):
-            raise Unavailable(
+            raise Unheard(
                 f"{repository} is known to contain {digest}: its upstream does not give it, and region {unheard}, which"
                 " may have it, does not answer",
                 retry_after=UNHEARD_SECONDS,

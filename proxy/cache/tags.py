@@ -26,6 +26,7 @@ from metrics.events import Emit, TagRevalidated
 from proxy.cache.cooldown import decide, matures_in
 from proxy.cache.homes import Certain, Heard, cooldown_of, described
 from proxy.cache.manifests import Manifests, ServedManifest
+from proxy.cache.membership import Unheard
 from proxy.cache.near import Fleet, Regions, TagFlight, TagSaid
 from proxy.cache.negatives import Negatives
 from proxy.cache.once import Background, SingleFlight
@@ -172,7 +173,7 @@ class Tags:
         if record is not None and self._fresh_for(record, policy, max_age) > 0:
             try:
                 return await self._serve(repository, record, policy)
-            except ManifestUnknown:
+            except (ManifestUnknown, Unheard):
                 record, most = None, 0.0  # neither stored nor upstream any more: has the tag moved?
         if self._upstreams.offline:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)

@@ -205,6 +205,16 @@ async def test_what_is_known_and_denied_upstream_is_not_missing_while_a_region_i
             await here.cache.idle()
 
 
+async def test_a_tag_that_has_moved_is_served_though_a_region_is_not_heard_about_what_it_was(tmp_path: Path) -> None:
+    regions = Regions()
+    regions.left = "eu"
+    async with node(tmp_path, None, regions=regions) as here:
+        await here.store.catalog.prove(ALPINE, IMAGE.digest, Proof.SYNCED)
+        await here.store.catalog.put_tag(ALPINE, LATEST, DESCRIPTOR, time.time())
+        await tagged(here, NEWER)
+        assert (await here.cache.manifest(ALPINE, LATEST)).body == NEWER.body
+
+
 async def test_what_is_known_and_that_every_region_and_the_upstream_deny_is_missing(tmp_path: Path) -> None:
     async with node(tmp_path, None, regions=Regions(region(has=False))) as here:
         for digest in (IMAGE.digest, OTHER):
