@@ -143,8 +143,8 @@ def turn_of(leases: Leases, node: Node, clock: Callable[[], float] = time.monoto
                 f"this node has not all records of {', '.join(unread)}, and what they say may be wanted: see that it "
                 "reaches them, in one version, or collect at another node"
             )
-        async with sole(leases, COLLECTING) as ours:
-            yield ours
+        async with sole(leases, COLLECTING) as lost:
+            yield lost is not None
 
     return turn
 

@@ -7,8 +7,8 @@ Redis is away, cost traffic alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,8 +40,10 @@ ELSEWHERE = "another node of this fleet syncs"
 
 if TYPE_CHECKING:
     from proxy.fleet.leases import Leases
+    from proxy.fleet.link import Link
 
-Turn = Callable[[], AbstractAsyncContextManager[bool]]
+Turn = Callable[[], AbstractAsyncContextManager[asyncio.Event | None]]
+"""Gives the turn, with an event that is set when another has it; None: another has it now, or nobody can say."""
 
 
 class Fills:
@@ -101,11 +103,11 @@ class RegionalSync:
         """Sync whenever it is this node's turn, until cancelled."""
         turn = self._turn
         while turn is not None:
-            async with turn() as ours:
-                if ours:
-                    await self._work()
+            async with turn() as lost:
+                if lost is not None:
+                    await self._work_until(lost.wait())
             if self._link is not None and self._link.problem is not None:
-                await self._work_while_alone()
+                await self._work_until(_heals(self._link))
             await asyncio.sleep(TURN_SECONDS)
         await self._work()
 
@@ -181,16 +183,17 @@ class RegionalSync:
         finally:
             self._working = False
 
-    async def _work_while_alone(self) -> None:
-        """Sync for as long as Redis cannot say whose turn it is."""
-        working = asyncio.create_task(self._work())
+    async def _work_until(self, over: Coroutine[object, object, object]) -> None:
+        """Sync until it is no more for this node to do; what it had under way is let go."""
+        tasks = [asyncio.create_task(work, name="sync in turn") for work in (self._work(), over)]
         try:
-            while not working.done() and self._link is not None and self._link.problem is not None:
-                await asyncio.wait([working], timeout=TURN_SECONDS)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            working.cancel()
-            with suppress(asyncio.CancelledError):
-                await working
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in done:
+            task.result()
 
     def _trouble(self, name: str) -> str | None:
         return self._clients[name].problem
@@ -257,7 +260,15 @@ async def syncing_alone(config: Config) -> AsyncIterator[RegionalSync]:
         yield sync
 
 
-def _sole(leases: Leases) -> AbstractAsyncContextManager[bool]:
+async def _heals(link: Link) -> None:
+    """Return when Redis can say again whose turn it is."""
+    while True:
+        await asyncio.sleep(TURN_SECONDS)
+        if link.problem is None:
+            return
+
+
+def _sole(leases: Leases) -> AbstractAsyncContextManager[asyncio.Event | None]:
     from proxy.fleet.leases import sole
 
     return sole(leases, SYNCING)

@@ -184,21 +184,23 @@ class Leases:
 
 
 @asynccontextmanager
-async def sole(leases: Leases, key: str) -> AsyncIterator[bool]:
-    """Hold the lease of work that one node does, for as long as the context lasts; False: another has it, or Redis not.
+async def sole(leases: Leases, key: str) -> AsyncIterator[asyncio.Event | None]:
+    """Hold the lease of work that one node does, for as long as the context lasts; None: another has it, or Redis not.
 
-    It is renewed meanwhile. Whoever stands still may find that another does the work, too.
+    It is renewed meanwhile. The event is set once another has it all the same, as this one stood still, or Redis forgot
+    it; until then both may do the work.
     """
     try:
         lease = (await leases.acquire(key)).ours
     except LinkDown:
         lease = None
     if lease is None:
-        yield False
+        yield None
         return
-    beating = asyncio.create_task(_beat(leases, lease), name=f"lead {key}")
+    lost = asyncio.Event()
+    beating = asyncio.create_task(_beat(leases, lease, lost), name=f"lead {key}")
     try:
-        yield True
+        yield lost
     finally:
         beating.cancel()
         await asyncio.wait([beating])
@@ -206,11 +208,12 @@ async def sole(leases: Leases, key: str) -> AsyncIterator[bool]:
             await leases.release(lease, holds=False)
 
 
-async def _beat(leases: Leases, lease: Lease) -> None:
+async def _beat(leases: Leases, lease: Lease, lost: asyncio.Event) -> None:
     while True:
         await asyncio.sleep(BEAT_SECONDS)
         with suppress(LinkDown):
             if not await leases.beat(lease):
+                lost.set()
                 return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,8 +27,8 @@ OTHER = "http://other:5000"
 @pytest.fixture(autouse=True)
 def lease(monkeypatch: pytest.MonkeyPatch) -> None:
     @asynccontextmanager
-    async def granted(leases: object, key: str) -> AsyncIterator[bool]:
-        yield True
+    async def granted(leases: object, key: str) -> AsyncIterator[asyncio.Event]:
+        yield asyncio.Event()
 
     monkeypatch.setattr(fleet, "sole", granted)
 

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from metrics.events import ignore
 from proxy.fleet.address import parse
-from proxy.fleet.leases import HOLDERS_MOST, LEASE_SECONDS, SAID_MOST, Lease, Leases
+from proxy.fleet.leases import HOLDERS_MOST, LEASE_SECONDS, SAID_MOST, Lease, Leases, sole
 from proxy.fleet.link import Link, open_link, prefix_of
 from tests.support.redis import RedisServer
 
@@ -266,6 +266,20 @@ async def test_what_a_late_leader_gives_back_is_not_anothers(link: Link) -> None
     await one.release(late, holds=True)
     assert await two.look(KEY) == ours
     assert await two.holders(KEY) == (NAMES[0],)
+
+
+async def test_who_did_the_work_alone_is_told_when_another_has_it(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.fleet.leases.BEAT_SECONDS", 0.01)
+    one, two = Leases(link, NAMES[0]), Leases(link, NAMES[1])
+    async with sole(one, KEY) as lost:
+        assert lost is not None
+        async with sole(two, KEY) as other:
+            assert other is None
+        assert not lost.is_set()
+        ours = (await two.acquire(KEY, instead_of=await two.look(KEY))).ours
+        async with asyncio.timeout(30):
+            await lost.wait()
+    assert await two.look(KEY) == ours
 
 
 async def test_a_lease_ends_by_itself(link: Link, redis_server: RedisServer) -> None:
