@@ -55,8 +55,9 @@ async def _fetched(catalog: Catalog, store: Store, name: str, rules: PeerRules, 
 def _other(name: str, row: Waiting, decision: Decision, refused: str | None, *, waits: bool) -> PlannedImage:
     reason, action = decision.reason, _ACTIONS[decision.step]
     if decision.step is Step.REMOVE:
-        reason = refused or ("waits until its grace is over" if waits else "")
-        action = "refuse" if refused else action
+        kept = refused or (None if waits else row.error)
+        reason = kept or ("waits until its grace is over" if waits else "")
+        action = "refuse" if kept else action
     digest = row.record.digest if decision.step is Step.HOLD else decision.digest
     text = None if digest is None else str(digest)
     return PlannedImage(peer=name, action=action, reference=reference_of(row), digest=text, reason=reason)

@@ -88,7 +88,9 @@ def of_peer(peer: PeerReport) -> list[str]:
     if peer.removals_refused is not None:
         lines.append(f"  removals are refused: {peer.removals_refused}")
     elif peer.removals:
-        lines.append(f"  {counted(peer.removals, 'removal')} to come when the grace is over")
+        lines.append(
+            f"  {counted(peer.removals, 'removal')} to come, for what it waits see: entrepot sync plan {peer.name}"
+        )
     if peer.refused_clock:
         records = counted(peer.refused_clock, "record")
         lines.append(f"  {records} from a clock ahead of ours: to be taken over when its time has come")

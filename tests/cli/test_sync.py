@@ -322,7 +322,7 @@ def test_a_peer_is_told_in_words() -> None:
     )
     assert [line.strip().split(";")[0] for line in rest] == [
         "2 failures of images since the start",
-        "3 removals to come when the grace is over",
+        "3 removals to come, for what it waits see: entrepot sync plan us",
         "1 record from a clock ahead of ours: to be taken over when its time has come",
     ]
     assert "  2 failures of images since the start" in of_peer(msgspec.structs.replace(behind, images_behind=0))

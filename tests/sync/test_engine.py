@@ -605,6 +605,8 @@ async def test_what_is_pinned_here_is_not_removed_and_reported(lab: Lab) -> None
     report = await lab.engine().once(())
     assert await lab.points_to("t0") == images[0]
     assert "pinned here" in report.refused[0]
+    planned = {one.reference: one for one in await lab.engine().plan()}[f"{ALPINE}:t0"]
+    assert (planned.action, "pinned here" in planned.reason) == ("refuse", True)
 
 
 async def test_a_peer_that_answers_401_or_404_to_everything_removes_nothing(lab: Lab) -> None:
