@@ -93,6 +93,15 @@ async def test_the_two_regions_shown_keep_alike(two: Regions) -> None:
     assert (await two.entrepot(*status)).stdout.startswith("peer eu at http://127.0.0.1:")
 
 
+def test_every_line_of_the_log_that_is_shown_is_one() -> None:
+    _, _, table = PAGE.read_text().partition("| the log says |")
+    told = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    said = "".join(path.read_text() for folder in ("sync", "proxy") for path in (ROOT / folder).rglob("*.py"))
+    assert told
+    for message in told:
+        assert message in said, message
+
+
 @pytest.mark.slow
 async def test_every_command_shown_does_what_it_is_shown_for(two: Regions) -> None:
     await two.until(["why", "alpine:3"], "is served from the store")
