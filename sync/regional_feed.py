@@ -144,7 +144,7 @@ class RegionChanges:
             left = until - loop.time()
             waits = left > 0 and not self._patience.ended
             told = await self._read(question, scope, waits=waits)
-            if told.records or told.restart or told.mesh is not None or not waits:
+            if told.records or told.restart or not waits:
                 return told
             question = replace(question, positions={told.epoch: told.next})
             if not told.more:
@@ -157,7 +157,7 @@ class RegionChanges:
         def read(connection: sqlite3.Connection) -> RootsTold:
             ids, snapshot = seen.ids(connection), _Snapshot.of(connection)
             page = _visible_page(connection, question, ids)
-            idle = waits and not (page.records or page.restart or question.mesh)
+            idle = waits and not (page.records or page.restart)
             found = None if page.more or idle else seen.fingerprint(connection, ids, snapshot)
             return RootsTold(
                 PROTOCOL,
@@ -169,7 +169,7 @@ class RegionChanges:
                 more=page.more,
                 restart=page.restart,
                 fingerprint=found,
-                mesh=snapshot.mesh if question.mesh or page.restart else None,
+                mesh=snapshot.mesh if page.restart else None,
                 repositories=page.repositories,
                 records=page.records,
             )

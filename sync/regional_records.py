@@ -2,7 +2,7 @@
 
 `GET /sync/v1/changes?since=<epoch>:<seq>[,<epoch>:<seq>]&scope=<glob>[,<glob>]&wait=<seconds>` asks for the roots that
 changed. A region may have several nodes, each with a feed of its own: whichever answers takes the position of its own
-epoch, or says `restart`. An answer without `more` says the fingerprint of all that was asked for; `mesh=1` asks for the
+epoch, or says `restart`. An answer without `more` says the fingerprint of all that was asked for, `restart` the
 key of its hashes. `POST /sync/v1/ranges` compares by ranges of places. Answers are MessagePack (JSON where that is
 accepted alone), the version of the protocol first.
 """
@@ -57,7 +57,7 @@ _Mesh = Annotated[bytes, msgspec.Meta(min_length=8, max_length=MESH_BYTES)]
 class RootsTold(msgspec.Struct, frozen=True, omit_defaults=True, rename={"mesh_name": "key"}):
     """Changed roots of the catalog `epoch` of a region; positions as in `exchanged.Page`.
 
-    mesh_name: a hash of the mesh key; mesh: that key, where it was asked for or with `restart`. fingerprint: low, high,
+    mesh_name: a hash of the mesh key; mesh: that key, with `restart`. fingerprint: low, high,
     records of all that was asked for, at `head`; without `more`, and not while the key is being replaced.
     """
 
@@ -130,7 +130,6 @@ class RootsQuestion:
     positions: Mapping[str, int]
     scope: Scope
     wait: float = 0.0
-    mesh: bool = False
 
     @property
     def target(self) -> str:
@@ -139,7 +138,7 @@ class RootsQuestion:
         scope = "".join(f"&scope={quote(','.join(globs), safe='/*,')}" for globs in spell_scope(self.scope))
         if len(scope) > MOST_QUERY:
             raise BadContent("the repositories to ask for are too many globs for a question: choose fewer, wider ones")
-        return f"{CHANGES}?since={since}&wait={self.wait:g}{scope}{'&mesh=1' if self.mesh else ''}"
+        return f"{CHANGES}?since={since}&wait={self.wait:g}{scope}"
 
     @classmethod
     def parse(cls, query: str) -> Self:
@@ -155,7 +154,7 @@ class RootsQuestion:
         if len(positions) > MOST_EPOCHS:
             raise ValueError(f"since names more than {MOST_EPOCHS} epochs")
         scope = read_scope([globs.split(",") for globs in asked.get("scope", [])])
-        return cls(positions, scope, min(wait, MOST_WAIT), asked.get("mesh", ["0"])[0] == "1")
+        return cls(positions, scope, min(wait, MOST_WAIT))
 
 
 def spell_scope(scope: Scope) -> list[list[str]]:
