@@ -31,7 +31,9 @@ def ask(config: Config, output: Output, question: Question) -> Answer:
         else:
             answer = refused(config, question.peers) or asyncio.run(_alone(config, question, shown))
     if isinstance(answer, SyncFailed):
-        raise CommandFailed(answer.message, USAGE if answer.usage else FAILED)
+        newer = running is not None and answer.usage and refused(config, question.peers) is None
+        message = f"the mirror that runs has not read this configuration: restart it ({answer.message})"
+        raise CommandFailed(message if newer else answer.message, USAGE if answer.usage else FAILED)
     return answer
 
 

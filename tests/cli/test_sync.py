@@ -119,6 +119,13 @@ async def test_without_a_peer_it_is_said_how_to_configure_one(running: Mirror, t
         assert "add a [[peer]]" in result.stderr
 
 
+async def test_a_peer_that_came_after_the_start_needs_a_restart(running: Mirror, configured: list[str]) -> None:
+    running.config = msgspec.structs.replace(running.config, peers=PEERS[1:])
+    result = await entrepot(running, "sync", "once", "us-east", *configured[:2])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("entrepot: the mirror that runs has not read this configuration: restart it (no [[")
+
+
 async def test_what_fails_in_the_mirror_ends_with_1_and_its_words(running: Mirror, syncing: FakeSyncing) -> None:
     syncing.fault = Unavailable("the catalog does not answer")
     result = await entrepot(running, "sync", "once")
