@@ -38,7 +38,7 @@ UNNEEDED = """
             WHERE other.child = edge.child)
 """
 CHILDREN = "SELECT child FROM edge WHERE parent = ?"
-MEMBER = "SELECT root FROM membership WHERE repository = ? AND digest = ? AND NOT removed"
+MEMBER = "SELECT root, version FROM membership WHERE repository = ? AND digest = ? AND NOT removed"
 OWNER = "SELECT 1 FROM membership WHERE digest = ? AND NOT removed LIMIT 1"
 STATEMENTS = (PIN, PINS_OF_DIGEST, TAGS_OF_DIGEST, UNNEEDED, CHILDREN, MEMBER, OWNER)
 
@@ -103,7 +103,7 @@ def remove(
     if pins:
         return Removal(pins)
     tags = _bury(transaction, row, [name for (name,) in connection.execute(TAGS_OF_DIGEST, about)], now)
-    gone, named = disown(transaction, row, reference, now)
+    gone, named = disown(transaction, row, reference, transaction.version(now))
     unowned = [digest for digest in gone if connection.execute(OWNER, (digest,)).fetchone() is None]
     removal = Removal(tags=tags, digests=tuple(gone), unowned=tuple(unowned))
     transaction.on_commit(lambda: forget(removal, named))
@@ -122,10 +122,11 @@ def _bury(transaction: Transaction, row: int, names: list[str], now: float) -> t
     return tuple(buried)
 
 
-def disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple[list[str], list[str]]:
+def disown(transaction: Transaction, row: int, top: Digest, version: int) -> tuple[list[str], list[str]]:
     """Bury the memberships of `top` and, below it, of what no other member names; return them, and all they named.
 
-    `top` may be buried already.
+    All get the `version` of the removal, wherever and however late it is carried out: a root that was proven since then
+    stays. What is no root goes all the same, as nothing names it. `top` may be buried already.
     """
     connection = transaction.connection
     gone: list[str] = []
@@ -134,15 +135,16 @@ def disown(transaction: Transaction, row: int, top: Digest, now: float) -> tuple
     while waiting:
         digest = waiting.pop()
         found = connection.execute(MEMBER, (row, digest)).fetchone()
-        if found is None and digest != top:
+        if digest != top and (found is None or (found[0] is not None and found[1] >= version)):
             continue
         if found is not None:
-            version = transaction.version(now)
+            buried = max(version, found[1] + 1)
+            transaction.learn(buried)
             connection.execute(
                 "UPDATE membership SET removed = 1, version = ?, seq = ? WHERE repository = ? AND digest = ?",
-                (version, transaction.publish(), row, digest),
+                (buried, transaction.publish(), row, digest),
             )
-            roots.keep_membership(transaction, row, digest, version, True, found[0])
+            roots.keep_membership(transaction, row, digest, buried, True, found[0])
             gone.append(digest)
         named += [child for (child,) in connection.execute(CHILDREN, (digest,))]
         waiting += [child for (child,) in connection.execute(UNNEEDED, {"row": row, "digest": digest})]

@@ -191,17 +191,17 @@ def _disown(
 ) -> None:
     row, connection = transaction.repository(repository), transaction.connection
     known = connection.execute(KNOWN_MEMBERSHIP, (row, record.digest)).fetchone()
-    if known is not None and not known[1] and record.rank > (known[0], True):
+    prevails = known is None or record.rank > (known[0], not known[1])
+    if known is not None and not known[1] and prevails:
         about = {"row": row, "digest": record.digest}
         pins = [name for (name,) in connection.execute(keeping.PINS_OF_DIGEST, about)]
         if pins:
             raise Pinned(
                 f"{repository}@{record.digest} is pinned here ({', '.join(pins)}): unpin it to let it go", pins
             )
-    before = merged.memberships
     merge_membership(transaction, repository, record, now, merged)
-    if merged.memberships > before:
-        gone, named = keeping.disown(transaction, row, Digest(record.digest), now)
+    if prevails:
+        gone, named = keeping.disown(transaction, row, Digest(record.digest), record.version)
         _void(merged, repository, gone, named)
 
 

@@ -96,6 +96,32 @@ async def test_a_removal_of_another_region_takes_what_it_named_and_stops_before_
     assert await catalog.read(lambda connection: not feed.is_news(connection, 1, gone))
 
 
+async def test_a_removal_that_is_heard_late_takes_nothing_that_was_proven_since(catalog: Catalog) -> None:
+    for name in ("old", "young"):
+        await put(catalog, name, parsed("image"))
+    await put(catalog, "index", parsed("index", child("old", "manifest"), child("young", "manifest")))
+    version = max(record.version for record in await records(catalog)) + 10
+    gone = MembershipChange(0, 0, digest("index"), version, True, Proof.FETCHED, 5.0, "")
+    again = MembershipChange(0, 0, digest("young"), version + 1, False, Proof.FETCHED, 5.0, "")
+    await catalog.apply(ALPINE, [again])
+    await catalog.apply(ALPINE, [gone])
+    said = {record.digest: record.rank for record in await records(catalog) if isinstance(record, MembershipChange)}
+    assert said == {
+        digest("index"): (version, False),
+        digest("old"): (version, False),  # as wherever else this removal is carried out
+        digest("young"): (version + 1, True),
+    }
+    await agree(catalog)
+
+
+async def test_an_older_removal_of_what_is_a_root_elsewhere_only_makes_it_one_here(catalog: Catalog) -> None:
+    await put(catalog, "index", parsed("index", child("image", "manifest")))
+    await put(catalog, "image", parsed("image"))
+    await catalog.apply(ALPINE, [MembershipChange(0, 0, digest("image"), 5, True, Proof.FETCHED, 5.0, "")])
+    assert await catalog.has_membership(ALPINE, digest("image"))
+    assert {key for key, _, _ in await agree(catalog)} == {f"m:{digest('index')}", f"m:{digest('image')}"}
+
+
 async def test_a_move_that_lost_is_listed_and_a_tag_tells_what_it_was(catalog: Catalog) -> None:
     await catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
     await catalog.put_tag(ALPINE, LATEST, image("two"), 11.0)
