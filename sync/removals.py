@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from proxy.oci.names import Repository
+from proxy.store import keeping
 from proxy.store.exchanged import TagChange
 from proxy.store.remote import Waiting
 from proxy.store.roots import Marks
@@ -26,6 +27,7 @@ _LIVE = """
         AND membership.repository IN (SELECT repository FROM fingerprint WHERE peer = ? AND records > 0)
     ORDER BY membership.repository, digest LIMIT ?
 """
+ROW = "SELECT id FROM repository WHERE upstream = ? AND path = ?"
 _SAID = "SELECT 1 FROM root WHERE peer = ? AND place = ?"
 TAG_POINTS_TO = """
     SELECT digest FROM tag JOIN repository ON repository.id = tag.repository
@@ -50,15 +52,30 @@ def refusal(removing: int, live: int, share: float, peer: str) -> str | None:
 
 
 def images_of(connection: sqlite3.Connection, removing: Sequence[Waiting]) -> int:
-    """Count the images that removals take: distinct manifests; a tag without its manifest counts as one."""
+    """Count the images that removals take: distinct manifests; a tag without its manifest counts as one.
+
+    What is pinned here stays, and counts as none.
+    """
     named: set[tuple[Repository, str]] = set()
     for row in removing:
+        if _is_pinned(connection, row):
+            continue
         if isinstance(row.record, TagChange):
             found = connection.execute(TAG_POINTS_TO, (*row.repository, row.record.name)).fetchone()
             named.add((row.repository, row.record.name if found is None or found[0] is None else found[0]))
         else:
             named.add((row.repository, row.record.digest))
     return len(named)
+
+
+def _is_pinned(connection: sqlite3.Connection, row: Waiting) -> bool:
+    found = connection.execute(ROW, row.repository).fetchone()
+    if found is None:
+        return False
+    if isinstance(row.record, TagChange):
+        return connection.execute(keeping.PIN, (found[0], row.record.name)).fetchone() is not None
+    about = {"row": found[0], "digest": row.record.digest}
+    return connection.execute(keeping.PINS_OF_DIGEST, about).fetchone() is not None
 
 
 def count_live(connection: sqlite3.Connection, peer: str, enough: float) -> int:

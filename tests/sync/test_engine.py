@@ -597,6 +597,18 @@ async def test_too_many_removals_at_once_are_refused_with_their_number_until_for
     assert await lab.points_to("t0") is None
 
 
+async def test_what_is_pinned_here_makes_no_removals_too_many(lab: Lab) -> None:
+    images = await filled(lab, 8)
+    for name in ("t0", "t1"):
+        await lab.catalog.pin(ALPINE, Tag(name))
+    await removed(lab, images[:3])
+    lab.now += 601
+    report = await lab.engine().once(())
+    assert all("pinned here" in one for one in report.refused)
+    assert await lab.points_to("t2") is None
+    assert await lab.points_to("t0") == images[0]
+
+
 async def test_what_is_pinned_here_is_not_removed_and_reported(lab: Lab) -> None:
     images = await filled(lab, 2)
     await lab.catalog.pin(ALPINE, Tag("t0"))
