@@ -213,8 +213,7 @@ def lying(link: Link, giver: Region, change: Callable[[Any], Any], *, about: str
 
 async def followed(make: Make) -> tuple[Region, Region, Link]:
     a, b = await make("a"), await make("b")
-    for number in range(40):
-        await a.saw(f"t{number}", f"image {number}")
+    await asyncio.gather(*(a.saw(f"t{number}", f"image {number}") for number in range(40)))
     link = Link(b, a)
     await link.once()
     return a, b, link
