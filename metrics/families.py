@@ -17,8 +17,8 @@ from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    Metric as Exposed,
 )
-from prometheus_client.metrics_core import Metric as Exposed
 from prometheus_client.utils import floatToGoString
 
 from metrics.metric import Metric
