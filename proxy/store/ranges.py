@@ -10,8 +10,7 @@ feed from where it stood at the first answer.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Container, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

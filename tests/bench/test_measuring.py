@@ -12,8 +12,7 @@ import pytest
 
 from bench.clients import ClientFailed, drain
 from bench.content import MIB, Blob, digest_of, image
-from bench.drain import Plan
-from bench.drain import drain as drain_here
+from bench.drain import Plan, drain as drain_here
 from bench.fleet import Pack
 from bench.processes import DidNotStart, started
 from bench.servers import NGINX_CACHE, NGINX_STATIC, REGISTRY, Bed, bed, blob_path, fill_static, manifest_path

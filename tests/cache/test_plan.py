@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from proxy.cache.plan import SMALL, WITHHELD, Ask, Candidate, GiveUp, Roster, Wait, is_far_footer, releasable
 from proxy.memory import MemorySource

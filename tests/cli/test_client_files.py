@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from entrepot.cli import main
 from entrepot.clients.merging import BEGIN, CannotMerge, merged, removed, without_block

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from proxy.cache.near import TagSaid
 from proxy.fleet.protocol import Neighbourhood, Says, decode_tag, encode_tag, kind_of, node_name, origin

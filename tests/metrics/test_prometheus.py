@@ -10,15 +10,13 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from prometheus_client import openmetrics
 from prometheus_client.metrics_core import Metric as Exposed
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from metrics import declarations as declared
-from metrics import events
+from metrics import declarations as declared, events
 from metrics.declarations import METRICS
 from metrics.document import page
 from metrics.events import (

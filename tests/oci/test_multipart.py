@@ -5,8 +5,7 @@ from __future__ import annotations
 from email import message_from_bytes, policy
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from proxy.oci.errors import RangeNotSatisfiable
 from proxy.oci.multipart import MAX_RANGES, choose, frame

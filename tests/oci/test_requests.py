@@ -7,8 +7,7 @@ import time
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import (

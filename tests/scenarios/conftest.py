@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.scenarios.fleets import Stage
-from tests.scenarios.fleets import stage as staged
+from tests.scenarios.fleets import Stage, stage as staged
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")

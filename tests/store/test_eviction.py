@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import time_machine
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from metrics.events import ClosureEvicted, Event, ignore
 from proxy.oci.descriptor import Descriptor

@@ -213,4 +213,4 @@ def test_bringing_a_large_catalog_up_to_date_takes_as_much_per_record_as_a_small
         connection.close()
         return ticks / images
 
-    assert work(4000) < 1.5 * work(400)
+    assert work(1500) < 1.5 * work(300)

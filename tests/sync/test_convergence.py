@@ -11,8 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from proxy.cache.progress import Signal

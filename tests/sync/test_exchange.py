@@ -23,8 +23,7 @@ from proxy.store.disk import Disk
 from proxy.store.errors import StoreClosed
 from proxy.store.exchanged import Page
 from proxy.store.feed import read_cursors, read_page
-from sync import exchange as exchanging
-from sync import feed
+from sync import exchange as exchanging, feed
 from sync.exchange import Exchange
 from sync.records import Question, encode
 from tests.store.contents import ALPINE, digest
