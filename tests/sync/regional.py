@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from aiohttp.test_utils import make_mocked_request
@@ -127,3 +127,7 @@ async def fingerprint(region: Region) -> Sum:
 async def points(region: Region, tag: str, repository: Repository = ALPINE) -> str | None:
     record = await region.catalog.tag(repository, Tag(tag))
     return None if record is None else str(record.digest)
+
+
+Make = Callable[[str], Awaitable[Region]]
+"""Makes a region of that name."""

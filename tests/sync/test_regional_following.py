@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Set
-from contextlib import AsyncExitStack
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -16,21 +15,7 @@ from proxy.regions.scope import Scope
 from proxy.store.ranges import Sum, read_fingerprint
 from sync.exchange import SameCatalog
 from tests.store.contents import ALPINE, BUSYBOX, digest
-from tests.sync.regional import Balanced, Link, Region, fingerprint, points, region
-
-Make = Callable[[str], Awaitable[Region]]
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with AsyncExitStack() as stack:
-
-        async def made(name: str) -> Region:
-            opened = await region(tmp_path, name)
-            stack.push_async_callback(opened.catalog.aclose)
-            return opened
-
-        yield made
+from tests.sync.regional import Balanced, Link, Make, fingerprint, points
 
 
 async def test_a_tag_that_another_region_saw_waits_and_then_stands(make: Make) -> None:

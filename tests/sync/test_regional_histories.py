@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,10 @@ from proxy.store.writer import Operation
 from sync import following
 from sync.taking import forget_others
 from tests.store.contents import BUSYBOX, digest, parsed, put
-from tests.sync.regional import Balanced, Link, Region, fingerprint, points, region
+from tests.sync.regional import Balanced, Link, Make, Region, fingerprint, points
 
-Make = Callable[[str], Awaitable[Region]]
 MANY = 40
 """More than are compared without looking deeper."""
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with AsyncExitStack() as stack:
-
-        async def made(name: str) -> Region:
-            opened = await region(tmp_path, name)
-            stack.push_async_callback(opened.catalog.aclose)
-            return opened
-
-        yield made
 
 
 async def fill(region: Region, *, until: int = MANY, begin: int = 0) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -42,9 +41,8 @@ from sync.regional_records import (
     spell_scope,
 )
 from tests.store.contents import ALPINE, BUSYBOX, TYPES, digest
-from tests.sync.regional import ALL, Balanced, Link, Region, fingerprint, points, region
+from tests.sync.regional import ALL, Balanced, Link, Make, Region, fingerprint, points
 
-Make = Callable[[str], Awaitable[Region]]
 Answer = Callable[[str, bytes | None], bytes | None]
 KEY = mesh_name(b"a mesh key")
 WHOLE = Interval(0, SPAN - 1)
@@ -54,18 +52,6 @@ TAG = TagChange(5, 0, "latest", 7 << 16, str(digest("one")), TYPES["image"], 3, 
 MEMBER = MembershipChange(6, 0, str(digest("one")), 7 << 16, False, Proof.FETCHED, 1.0, "")
 ROOTS = RootsTold(PROTOCOL, "a", "epoch", 9, 9, KEY, fingerprint=(1, 2, 3), repositories=[NAMED], records=[TAG, MEMBER])
 TOLD = RangesTold(PROTOCOL, "a", "epoch", 9, KEY, [b"\0" * 16 * SUM_BYTES], 1, None, b"", [NAMED], [TAG, MEMBER])
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with AsyncExitStack() as stack:
-
-        async def made(name: str) -> Region:
-            opened = await region(tmp_path, name)
-            stack.push_async_callback(opened.catalog.aclose)
-            return opened
-
-        yield made
 
 
 @settings(max_examples=40)
