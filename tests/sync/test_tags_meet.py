@@ -19,6 +19,7 @@ from proxy.store.disk import Disk
 from proxy.store.exchanged import MembershipChange, TagChange
 from proxy.store.feed import read_page
 from proxy.store.layout import Layout
+from sync import following
 from sync.exchange import Exchange
 from sync.feed import Changes
 from sync.following import Fetch
@@ -155,6 +156,12 @@ async def test_who_forgot_what_a_tag_was_is_told_again(tmp_path: Path, monkeypat
     finally:
         await west.catalog.aclose()
         await east.catalog.aclose()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for nodes that know different things: here nothing goes on meanwhile."""
+    monkeypatch.setattr(following, "SETTLE_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("seed", range(2))
