@@ -104,6 +104,7 @@ async def test_regions_killed_many_times_end_alike_and_fetch_nothing_again(tmp_p
     await killed(tmp_path, 50, random.randrange(1 << 30))
 
 
+@pytest.mark.slow
 async def test_a_link_that_is_cut_again_and_again_costs_only_what_was_under_way(tmp_path: Path) -> None:
     """A connection that breaks is resumed by Range."""
     async with FakeUpstream() as upstream, regions(tmp_path, {"a": upstream.url, "b": None}, {"b": ["a"]}) as world:

@@ -17,7 +17,7 @@ from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import parse_manifest
 from proxy.oci.names import Tag
-from proxy.store import opening
+from proxy.store import opening, touches
 from proxy.store.backup import Backup, BackupProgress, backing_up
 from proxy.store.disk import Disk
 from proxy.store.errors import CatalogError, CatalogTooNew
@@ -279,7 +279,10 @@ def take_the_writers_lock(path: Path) -> None:
     connection.close()
 
 
-async def test_a_backup_is_of_one_moment_and_never_locks_the_writer_out(root: Path) -> None:
+async def test_a_backup_is_of_one_moment_and_never_locks_the_writer_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(touches, "FLUSH_SECONDS", 600.0)  # nobody writes but who is awaited here
     async with opened(root) as store:
         names = [Digest.of(f"{number}".encode()) for number in range(BLOBS)]
         record = partial(store.catalog.store_blob, size=1, parsed=None, public=False, membership=(ALPINE, Proof.HEAD))
