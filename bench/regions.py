@@ -87,7 +87,7 @@ def region_sync(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         (
             Floor("a pass that finds nothing asks ≤ 4 times", ENTREPOT, "requests", 4),
             Floor("a pass that finds nothing costs ≤ 4 KiB", ENTREPOT, "kib", 4),
-            Floor("a pass that finds nothing ≤ 0.5 × skopeo's time", ENTREPOT, "seconds", 0.5, against=SKOPEO),
+            Floor("a pass that finds nothing ≤ 0.1 × skopeo's time", ENTREPOT, "seconds", 0.1, against=SKOPEO),
         ),
     )
     some = Table(
@@ -97,7 +97,7 @@ def region_sync(bed: Bed, scale: Scale, tell: Tell) -> list[Table]:
         "seconds",
         SKOPEO,
         (
-            Floor("a pass of few changes ≤ 0.5 × skopeo's time", ENTREPOT, "seconds", 0.5, against=SKOPEO),
+            Floor("a pass of few changes ≤ 0.1 × skopeo's time", ENTREPOT, "seconds", 0.1, against=SKOPEO),
             Floor("a pass of few changes ≤ 0.1 × skopeo's requests", ENTREPOT, "requests", 0.1, against=SKOPEO),
         ),
     )
