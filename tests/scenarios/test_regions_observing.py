@@ -111,11 +111,14 @@ async def test_the_newer_digest_stays_though_a_lagging_alternate_shows_the_older
     assert (a.tags()[f"{repo}:1"], b.tags()[f"{repo}:1"]) == (new.digest, new.digest)
 
 
-async def test_a_tag_that_moved_on_both_sides_of_a_partition_ends_alike_and_loses_nothing(pair: Pair) -> None:
+@pytest.mark.parametrize("seconds", [0, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+async def test_a_tag_that_moved_on_both_sides_of_a_partition_ends_alike_and_loses_nothing(
+    pair: Pair, seconds: int
+) -> None:
     """Partition with tag moves on both sides, then heal: all agree, the conflict is listed, nothing is lost."""
     a, b = pair.world["a"], pair.world["b"]
     base, of_a, of_b = new_image(), new_image(), new_image()
-    repo = "library/parted"
+    repo = f"library/parted{seconds}"
     for upstream in (pair.upstream, pair.alternate):
         base.publish(upstream, repo, "1")
     assert set(await pull(a, repo, "1")) == {200}
@@ -127,6 +130,7 @@ async def test_a_tag_that_moved_on_both_sides_of_a_partition_ends_alike_and_lose
         for region, image in ((a, of_a), (b, of_b)):
             assert set(await pull(region, repo, image.digest)) == {200}
             assert await observed(region, repo, "1") == image.digest
+        await asyncio.sleep(seconds)
     finally:
         pair.heal()
     await until(
