@@ -138,7 +138,7 @@ def merge_tag(transaction: Transaction, repository: Repository, record: TagChang
     tagrows.put_heard(transaction, row, record.name, joined, max(checks, default=joined[0].observed_at))
     merged.tags += 1
     if known is not None:
-        found = _found(known.state, said, joined)
+        found = _found(known.state, joined)
         conflicting.note(transaction, row, record.name, joined[0], found, now)
         merged.conflicts += len(found)
         merged.void_tags.append((repository, record.name))
@@ -222,15 +222,10 @@ def _void(merged: Merged, repository: Repository, members: Sequence[str], named:
     merged.moved = True
 
 
-def _found(known: State, said: State, joined: State) -> State:
-    """Return the conflicts that were not there before: of what the tag was here, or where it was said."""
-    heads = {known[0].digest, said[0].digest}
+def _found(known: State, joined: State) -> State:
+    """Return the conflicts that were not there before."""
     before = {(entry.digest, entry.version) for entry in tagstate.conflicts(known)}
-    return tuple(
-        entry
-        for entry in tagstate.conflicts(joined)
-        if entry.digest in heads and (entry.digest, entry.version) not in before
-    )
+    return tuple(entry for entry in tagstate.conflicts(joined) if (entry.digest, entry.version) not in before)
 
 
 def _root(known: str | None, said: str | None) -> str | None:

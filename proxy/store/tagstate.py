@@ -50,8 +50,9 @@ def observe(known: State | None, seen: Descriptor | None, version: int, origin: 
 
 
 def conflicts(state: State) -> State:
-    """Return the entries of which the author of the present one did not know."""
-    return tuple(entry for entry in state[1:] if entry.version > state[0].base)
+    """Return the entries of which the author of the present one did not know, and that nothing followed."""
+    followed = {entry.base for entry in state}
+    return tuple(entry for entry in state[1:] if entry.version > state[0].base and entry.version not in followed)
 
 
 def differs(joined: State, said: State) -> bool:

@@ -8,7 +8,7 @@ from proxy.oci.names import Tag
 from proxy.store import feed, roots
 from proxy.store.catalog import Catalog, Proof
 from proxy.store.errors import Pinned
-from proxy.store.exchanged import MembershipChange, TagChange
+from proxy.store.exchanged import MembershipChange, Past, TagChange
 from proxy.store.roots import Marks
 from tests.store.contents import ALPINE, child, digest, parsed, put
 from tests.store.test_feed import LATEST, image, tag
@@ -133,3 +133,19 @@ async def test_a_move_that_lost_is_listed_and_a_tag_tells_what_it_was(catalog: C
     record = await catalog.tag(ALPINE, LATEST)
     assert record is not None
     assert (record.digest, record.past) == (digest("three"), (digest("two"), digest("one")))
+
+
+async def test_who_hears_of_both_moves_at_once_lists_what_lost_and_not_what_that_followed(catalog: Catalog) -> None:
+    await catalog.put_tag(ALPINE, LATEST, image("one"), 10.0)
+    known = await catalog.tag_change(ALPINE, LATEST)
+    assert known is not None
+    base = known.version
+
+    def was(name: str, version: int, before: int) -> Past:
+        return Past(digest(name), 0, version, before, "b", image(name).media_type, image(name).size, 11.0)
+
+    others = (was("lost", base + 2, base + 1), was("before", base + 1, base), was("one", base, 0))
+    won = image("won")
+    told = TagChange(0, 0, "latest", base + 3, won.digest, won.media_type, won.size, "c", 12.0, 12.0, 0, base, others)
+    await catalog.apply(ALPINE, [told])
+    assert [conflict.digest for conflict in await catalog.conflicts(10)] == [digest("lost")]
