@@ -142,7 +142,7 @@ async def test_who_hears_of_both_moves_at_once_lists_what_lost_and_not_what_that
     base = known.version
 
     def was(name: str, version: int, before: int) -> Past:
-        return Past(digest(name), 0, version, before, "b", image(name).media_type, image(name).size, 11.0)
+        return Past(str(digest(name)), 0, version, before, "b", image(name).media_type, image(name).size, 11.0)
 
     others = (was("lost", base + 2, base + 1), was("before", base + 1, base), was("one", base, 0))
     won = image("won")
