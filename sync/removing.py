@@ -35,13 +35,16 @@ async def carry_out(
     *,
     force: bool,
 ) -> None:
-    """Remove what is due, all of it or, where that is too much, nothing. Raises OSError, as the catalog does."""
+    """Remove what is due, all of it or, where that is too much, nothing. Raises OSError, as the catalog does.
+
+    force: all that waits is meant, however much it is and however short it has waited.
+    """
     waiting = await catalog.read(lambda connection: remote.read_removals(connection, name, MOST))
     standing.refused = None
     later = [row for row in waiting if row.since + rules.removal_grace > now and row.next_at <= now]
-    if later:
+    if later and not force:
         await catalog.write(lambda transaction: _wait(transaction, later, rules.removal_grace))
-    due = ripe(waiting, rules.removal_grace, now)
+    due = waiting if force else ripe(waiting, rules.removal_grace, now)
     if not due:
         return
     reason = (

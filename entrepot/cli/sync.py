@@ -61,7 +61,7 @@ def run(config: Config, output: Output) -> int:
     return DONE
 
 
-@click.option("--force", is_flag=True, help="Remove what was removed there even if it is more than may be at once.")
+@click.option("--force", is_flag=True, help="Remove all that was removed there: now, however much it is.")
 def _once(config: Config, output: Output, peers: tuple[str, ...], force: bool) -> int:
     """Bring all that is missing from the peers, or those named, and apply their removals that are due.
 

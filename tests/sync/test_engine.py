@@ -597,6 +597,14 @@ async def test_too_many_removals_at_once_are_refused_with_their_number_until_for
     assert await lab.points_to("t0") is None
 
 
+async def test_removals_that_are_forced_wait_for_no_grace(lab: Lab) -> None:
+    images = await filled(lab, 8)
+    await removed(lab, images[:4])
+    assert (await lab.engine().once(())).removed == 0
+    assert (await lab.engine().once((), force=True)).removed > 0
+    assert [await lab.points_to(f"t{number}") for number in range(4)] == [None] * 4
+
+
 async def test_what_is_pinned_here_makes_no_removals_too_many(lab: Lab) -> None:
     images = await filled(lab, 8)
     for name in ("t0", "t1"):
