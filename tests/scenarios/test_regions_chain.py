@@ -113,6 +113,11 @@ def why_refused(region: Region, peer: str) -> str:
 
 async def test_each_region_finds_itself_alike_with_its_peer(chain: Chain) -> None:
     """`entrepot sync verify` compares what is chosen with what is here."""
+    image = images.manifest((images.layer({"alike": b"1"}, images.DOCKER_LAYER),), images.DOCKER_MANIFEST)
+    await asyncio.to_thread(images.push, chain.registry.direct, "library/compared", "1", image)
+    assert set(await pull(chain.world["a"], "library/compared", "1")) == {200}
+    for name in ("b", "c"):
+        await shows(chain.world[name], "library/compared:1", image.digest)
 
     def compared(region: Region) -> dict[str, Any]:
         (report,) = json.loads(region.entrepot("sync", "verify", "--format", "json", codes=(0, 3)).stdout)["peers"]
