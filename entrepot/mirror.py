@@ -100,24 +100,26 @@ async def _end(cache: ReadThrough, held: AsyncExitStack) -> None:
 
 @asynccontextmanager
 async def mirror(
-    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node"
+    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node", beside: bool = False
 ) -> AsyncIterator[Mirror]:
     """As `rebuildable`, for those who keep to one configuration."""
-    async with rebuildable(config, metrics=metrics, emit=emit, role=role) as rebuilding:
+    async with rebuildable(config, metrics=metrics, emit=emit, role=role, beside=beside) as rebuilding:
         yield rebuilding.mirror
 
 
 @asynccontextmanager
 async def rebuildable(
-    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node"
+    config: Config, *, metrics: Metrics | None = None, emit: Emit = ignore, role: Role = "node", beside: bool = False
 ) -> AsyncIterator[Rebuilding]:
     """Open the store, the upstreams and the cache of `config`, and give them as a Mirror.
 
-    A "worker" is beside the process that owns the data folder, which does what must be single.
+    A "worker" is beside the process that owns the data folder, which does what must be single; so is a command that is
+    told that it is `beside` a running mirror (see `entrepot.beside`).
 
     Raises StoreBusy when another process has the data folder, CredentialError or OSError for what cannot be read.
     """
-    opening = Store.attach if role == "worker" else Store.open
+    beside = beside or role == "worker"
+    opening = Store.attach if beside else Store.open
     store = await opening(config.data, region=config.region)
     making_room = AsyncExitStack()
     try:
@@ -132,7 +134,7 @@ async def rebuildable(
         running = Mirror(config, store, cache, metrics or Metrics(version=__version__), sources, part)
         rebuilding = Rebuilding(running, emit, held, sweeper)
         try:
-            if role == "worker":
+            if beside:
                 yield rebuilding
             else:
                 async with rescanning(store), backing_up(store.backup_path, store.back_up):

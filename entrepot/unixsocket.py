@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -52,6 +53,15 @@ class Listening:
             if os.stat(self._name, dir_fd=self._folder, follow_symlinks=False).st_ino == self._inode:
                 os.unlink(self._name, dir_fd=self._folder)
         os.close(self._folder)
+
+
+async def connect_async(folder: Path, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to `folder/name`. Raises OSError, FileNotFoundError where there is none."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{name}")
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_other_files(descriptor: int, folder: Path, name: str) -> None:

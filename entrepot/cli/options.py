@@ -46,6 +46,9 @@ _FLAGS: dict[str, Callable[[Any], Any]] = {
     "store": click.option(
         "--store", metavar="URL", help="The bucket that nodes share: s3://bucket/prefix, gs://, az://."
     ),
+    "from": click.option(
+        "--from", metavar="BUNDLE", help="Serve this bundle, or the folder of bundles, from where it lies, read-only."
+    ),
     "offline": click.option(
         "--offline", is_flag=True, default=None, help="Never ask an upstream; serve what is stored."
     ),

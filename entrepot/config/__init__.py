@@ -4,6 +4,7 @@ from entrepot.config.loading import check_files, default_data, load
 from entrepot.config.model import (
     AccessConfig,
     Address,
+    BundlesConfig,
     Config,
     GrantConfig,
     LogConfig,
@@ -11,6 +12,7 @@ from entrepot.config.model import (
     Secret,
     SecretUrl,
     TlsConfig,
+    TrustedKeyConfig,
     UpstreamConfig,
     WarmConfig,
 )
@@ -19,6 +21,7 @@ from entrepot.config.problems import ConfigError, Problem
 __all__ = [
     "AccessConfig",
     "Address",
+    "BundlesConfig",
     "Config",
     "ConfigError",
     "GrantConfig",
@@ -28,6 +31,7 @@ __all__ = [
     "Secret",
     "SecretUrl",
     "TlsConfig",
+    "TrustedKeyConfig",
     "UpstreamConfig",
     "WarmConfig",
     "check_files",

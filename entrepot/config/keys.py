@@ -1,7 +1,6 @@
 """The keys of the configuration: how each value is read, and the form that an error offers.
 
-One table per section. `LATER` are keys of the contract that this version does not do: they are refused rather
-than ignored, since whoever writes one counts on it.
+One table per section. A key that is in none of them is refused, not ignored: whoever writes it counts on it.
 """
 
 from __future__ import annotations
@@ -74,6 +73,7 @@ TOP = {
     "store": _plain(values.store_url, '"s3://bucket/prefix", "gs://bucket/prefix" or "az://container/prefix"'),
     "store_redirect": _plain(values.boolean, "true or false"),
     "store_grace": _DURATION,
+    "from": _path('a bundle, or a folder of bundles, such as "/media/disk/site.tar"'),
 }
 LOG = {
     "level": _plain(values.one_of(*_LEVELS), ", ".join(_LEVELS)),
@@ -90,7 +90,8 @@ ACCESS = {
     "htpasswd": _path("a file as `htpasswd -B` writes it"),
     "token_file": _path("a file with one token a line"),
 }
-SECTIONS = {"log": LOG, "tls": TLS, "access": ACCESS}
+BUNDLES = {"require_signature": _plain(values.boolean, "true or false")}
+SECTIONS = {"log": LOG, "tls": TLS, "access": ACCESS, "bundles": BUNDLES}
 WARM = {
     "references": _plain(values.many(values.text), 'an array of references, such as ["docker.io/library/alpine:3.*"]'),
     "platforms": _plain(values.many(values.platform), 'an array of platforms, such as ["linux/amd64"]'),
@@ -144,9 +145,13 @@ GRANT = {
     "certificate": _plain(values.text, "the name in the certificate that the region shows"),
     "repositories": _plain(values.many(values.glob), 'an array of globs, such as ["docker.io/library/*"] or ["*"]'),
 }
-LISTS = {"warm": WARM, "peer": PEER, "grant": GRANT}
+TRUSTED_KEY = {
+    "name": _plain(values.text, 'what the key is called, such as "headquarters"'),
+    "file": _path("a PEM file with the public key, as `entrepot key new` writes it"),
+    "repositories": _plain(values.many(values.glob), 'an array of globs, such as ["docker.io/library/*"] or ["*"]'),
+}
+LISTS = {"warm": WARM, "peer": PEER, "grant": GRANT, "trusted_key": TRUSTED_KEY}
 """Sections that may come several times, upstreams aside."""
-LATER = frozenset({"from"})
 
 
 def read_section(
@@ -167,12 +172,9 @@ def read_section(
 
 
 def unknown(where: str, prefix: str, name: str, known: Iterable[str]) -> Problem:
-    """Return the problem of a key that is not `known` here: later, mistyped, or nothing at all."""
+    """Return the problem of a key that is not `known` here: mistyped, or nothing at all."""
     names = sorted(known)
     accepted = "one of " + ", ".join(names)
-    later = frozenset[str]() if prefix else LATER
-    if name in later:
-        return Problem(where, prefix + name, "not supported by this version of entrepot; remove it", accepted)
-    near = difflib.get_close_matches(name, [*names, *later], n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return Problem(where, prefix + name, f"no such key{hint}", accepted)

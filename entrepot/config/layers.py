@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entrepot.config.keys import LATER, LISTS, SECTIONS, TOP, Section, Setting, unknown
+from entrepot.config.keys import LISTS, SECTIONS, TOP, Section, Setting, unknown
 from entrepot.config.problems import ConfigError, Problem
 
 PREFIX = "ENTREPOT_"
@@ -23,6 +23,7 @@ _EXAMPLES = {
     "warm": "[[warm]] with references and every",
     "peer": "[[peer]] with name, url and token_file",
     "grant": "[[grant]] with name, token_file and repositories",
+    "trusted_key": "[[trusted_key]] with name and file",
 }
 _LINE = re.compile(r"\s*(?:\[\[\s*(?P<array>[\w.-]+)\s*\]\]|\[\s*(?P<table>[\w.-]+)\s*\]|(?P<key>[\w.-]+)\s*=)")
 # Kubernetes describes services to every container: a service named "entrepot" must not look like a misspelt key.
@@ -138,9 +139,7 @@ def read_environment(environment: Mapping[str, str], base: Path, problems: list[
             case [key] if key.lower() in TOP:
                 layer.top[key.lower()] = setting
             case parts:
-                name = ".".join(part.lower() for part in parts)
-                later = parts[0].lower()
-                problems.append(unknown(setting.where, "", later if later in LATER else name, _NAMES))
+                problems.append(unknown(setting.where, "", ".".join(part.lower() for part in parts), _NAMES))
     return layer
 
 

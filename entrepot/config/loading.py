@@ -14,6 +14,7 @@ from entrepot.config.keys import (
     SECTIONS,
     TLS,
     TOP,
+    TRUSTED_KEY,
     UPSTREAM,
     WARM,
     Section,
@@ -27,9 +28,11 @@ from entrepot.config.model import (
     BUILT_IN_UPSTREAMS,
     LISTEN,
     AccessConfig,
+    BundlesConfig,
     Config,
     LogConfig,
     TlsConfig,
+    TrustedKeyConfig,
     UpstreamConfig,
     WarmConfig,
 )
@@ -64,6 +67,7 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
             _check_tls(settings, problems)
         if name == "access":
             _check_access(sections[name], settings, problems)
+    trusted_keys = _read_trusted_keys(in_file.lists.get("trusted_key", []), problems)
     warm = _read_warm(in_file.lists.get("warm", []), problems)
     peers = read_peers(in_file.lists.get("peer", []), top_settings, problems)
     grants = read_grants(in_file.lists.get("grant", []), top_settings, "client_ca" in sections["tls"], problems)
@@ -85,6 +89,9 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         warm=warm,
         peers=peers,
         grants=grants,
+        bundles=BundlesConfig(**sections["bundles"]),
+        trusted_keys=trusted_keys,
+        serve_from=top.pop("from", None),
         **top,
     )
 
@@ -112,6 +119,8 @@ def check_files(config: Config) -> list[Problem]:
     for peer in config.peers:
         for key in ("token_file", "ca_file", "cert", "key"):
             named.append((f"peer {peer.name}.{key}", getattr(peer, key), PEER[key].accepted))
+    for key_config in config.trusted_keys:
+        named.append((f"trusted_key {key_config.name}.file", key_config.file, TRUSTED_KEY["file"].accepted))
     for grant in config.grants:
         named.append((f"grant {grant.name}.token_file", grant.token_file, GRANT["token_file"].accepted))
     problems = []
@@ -193,6 +202,24 @@ def _read_warm(listed: list[ItemLayer], problems: list[Problem]) -> tuple[WarmCo
         if len(problems) == before:
             warm.append(WarmConfig(**parsed))
     return tuple(warm)
+
+
+def _read_trusted_keys(listed: list[ItemLayer], problems: list[Problem]) -> tuple[TrustedKeyConfig, ...]:
+    keys: list[TrustedKeyConfig] = []
+    for item in listed:
+        before = len(problems)
+        parsed: dict[str, Any] = read_section(item.settings, TRUSTED_KEY, "trusted_key.", problems)
+        for key in ("name", "file"):
+            if key not in item.settings:
+                accepted = TRUSTED_KEY[key].accepted
+                problems.append(Problem(item.where, f"trusted_key.{key}", "it is missing", accepted))
+        if any(key.name == parsed.get("name") for key in keys):
+            problems.append(
+                Problem(item.where, "trusted_key.name", "another key is called so", "a name of its own for each")
+            )
+        if len(problems) == before:
+            keys.append(TrustedKeyConfig(**parsed))
+    return tuple(keys)
 
 
 def _check_tls(settings: Section, problems: list[Problem]) -> None:

@@ -183,6 +183,20 @@ class GrantConfig(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str | None = None
 
 
+class BundlesConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of bundles. require_signature None: of a key that is trusted, as soon as there is one."""
+
+    require_signature: bool | None = None
+
+
+class TrustedKeyConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A public key (`file`, PEM) whose bundles may bring `repositories` (globs)."""
+
+    name: str
+    file: Path
+    repositories: tuple[str, ...] = ("*",)
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a mirror is told. The first of `upstreams` is the default one; names are unique.
 
@@ -191,7 +205,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     With `redis` the mirror is a node of a fleet: `advertise` is how its neighbours reach it, `neighbours` are where it
     may reach them (see `fleet_address`). `store` is the bucket that a fleet shares; clients are sent there themselves
-    with `store_redirect`; what nobody wants is kept for `store_grace` seconds more.
+    with `store_redirect`; what nobody wants is kept for `store_grace` seconds more. `serve_from` (the key `from`): a
+    bundle, or a folder of bundles, that is served in place of a store.
     """
 
     data: Path
@@ -222,6 +237,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     warm: tuple[WarmConfig, ...] = ()
     peers: tuple[PeerConfig, ...] = ()
     grants: tuple[GrantConfig, ...] = ()
+    bundles: BundlesConfig = BundlesConfig()
+    trusted_keys: tuple[TrustedKeyConfig, ...] = ()
+    serve_from: Path | None = None
 
     @property
     def default_upstream(self) -> str:

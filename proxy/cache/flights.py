@@ -30,6 +30,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import GatewayTimeout, RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
 from proxy.source import Source
+from proxy.store.records import Proof
 from proxy.store.store import Store
 
 SUSPECT_SECONDS = 60.0
@@ -81,9 +82,10 @@ class Flights:
         emit: Emit,
         fleet: Fleet,
         witness: Witness,
+        proof: Proof,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._means = Means(store, executor, emit, fleet, witness)
+        self._means = Means(store, executor, emit, fleet, witness, proof)
         self._background = background
         self._emit = emit
         self._patience = patience

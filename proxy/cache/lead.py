@@ -38,13 +38,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What every fill of a cache works with."""
+    """What every fill of a cache works with. proof: what a source proves that gave a blob."""
 
     store: Store
     executor: Executor
     emit: Emit
     fleet: Fleet
     witness: Witness
+    proof: Proof
 
 
 class Shown(Protocol):
@@ -98,6 +99,7 @@ class Lead:
         self._store = means.store
         self._executor = means.executor
         self._emit = means.emit
+        self._proof = means.proof
         self._on_mismatch = on_mismatch
         self._from_near: Counter[str] = Counter()
 
@@ -253,10 +255,10 @@ class Lead:
     async def _commit(self, spool: Spool, size: int, attempt: _Attempt) -> None:
         first, *others = self.supply.proven
         await self._store.commit(
-            spool, size=size, repository=first, proof=Proof.FETCHED, public=attempt.public, shared=attempt.shared
+            spool, size=size, repository=first, proof=self._proof, public=attempt.public, shared=attempt.shared
         )
         for repository in others:
-            await self._store.catalog.prove(repository, self.digest, Proof.FETCHED)
+            await self._store.catalog.prove(repository, self.digest, self._proof)
 
     async def _mismatch(
         self, generation: Generation, spool: Spool, writer: SpoolWriter, culprit: Candidate | None

@@ -19,7 +19,6 @@ from proxy.oci.errors import GatewayTimeout, ManifestUnknown, NotFound, Registry
 from proxy.oci.manifests import MAX_MANIFEST, ParsedManifest, parse_manifest
 from proxy.oci.names import Repository, Tag
 from proxy.oci.terms import Terms
-from proxy.store.catalog import Proof
 from proxy.store.store import Store
 
 INCOMPLETE_SECONDS = 1.0
@@ -245,7 +244,7 @@ class Manifests:
             manifest.body,
             parsed=kept[0],
             repository=repository,
-            proof=Proof.FETCHED,
+            proof=self._upstreams.proof,
             public=manifest.anonymous,
             digest=manifest.descriptor.digest,
             shared=shared,

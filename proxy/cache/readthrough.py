@@ -31,6 +31,7 @@ from proxy.oci.ranges import ByteRange
 from proxy.oci.terms import ANY, Terms
 from proxy.source import BlobStream, Source
 from proxy.store.exchanged import TagChange
+from proxy.store.records import Proof
 from proxy.store.store import Store
 
 ANSWER_SECONDS = 9.0
@@ -61,7 +62,7 @@ class ReadThrough:
         self._upstreams = upstreams
         self._negatives = negatives = Negatives(lambda upstream: policy(upstream).negative_ttl, fleet=fleet)
         membership = Membership(store.catalog, negatives, upstreams, background)
-        self._flights = Flights(store, background, executor, emit, fleet, membership.vouch, patience)
+        self._flights = Flights(store, background, executor, emit, fleet, membership.vouch, upstreams.proof, patience)
         self._blobs = Blobs(store, self._flights, membership, negatives, upstreams, fleet)
         turns = Turns(store)
         self._manifests = Manifests(store, membership, negatives, upstreams, background, turns, fleet)
@@ -225,14 +226,15 @@ async def open_cache(
     patience: float = PATIENCE_SECONDS,
     fleet: Fleet | None = None,
     regions: Regions | None = None,
+    proof: Proof = Proof.FETCHED,
 ) -> AsyncIterator[ReadThrough]:
     """Run a cache over `sources` (by upstream name, the main one first) for as long as the context lasts.
 
-    `fleet` are those who are near, `regions` those who are far. On leaving, fills under way are
-    ended and their spools kept.
+    `fleet` are those who are near, `regions` those who are far. `proof`: what it proves that a source gave something.
+    On leaving, fills under way are ended and their spools kept.
     """
     executor = ThreadPoolExecutor(4, thread_name_prefix="fill")
-    upstreams = Upstreams(sources, offline=offline, reachable=reachable)
+    upstreams = Upstreams(sources, offline=offline, reachable=reachable, proof=proof)
     try:
         async with Background() as background:
             near = fleet or Alone()

@@ -11,6 +11,7 @@ from proxy.cache.hedging import Race
 from proxy.oci.errors import Denied, NameUnknown, NotFound, RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
 from proxy.source import Source
+from proxy.store.records import Proof
 
 FAILED_SECONDS = 10.0
 REACHED_SECONDS = 1.0
@@ -21,17 +22,24 @@ T = TypeVar("T")
 class Upstreams:
     """The sources per upstream name, the main one first. With `offline` none is ever asked.
 
-    `reachable` tells whether an upstream answered when it was last asked, no more than `REACHED_SECONDS` ago.
+    `reachable` tells whether an upstream answered when it was last asked, no more than `REACHED_SECONDS` ago. `proof`:
+    what it proves that a source gave something.
     """
 
     def __init__(
-        self, sources: Mapping[str, Sequence[Source]], *, offline: bool, reachable: Callable[[str], bool]
+        self,
+        sources: Mapping[str, Sequence[Source]],
+        *,
+        offline: bool,
+        reachable: Callable[[str], bool],
+        proof: Proof = Proof.FETCHED,
     ) -> None:
         self._sources = sources
         self._reachable = reachable
         self._failed: dict[str, float] = {}
         self._heard: dict[str, float] = {}
         self.offline = offline
+        self.proof = proof
 
     def reachable(self, upstream: str) -> bool:
         """Tell whether asking `upstream` has a chance now."""

@@ -32,6 +32,7 @@ from proxy.store.writer import Transaction, Writer
 __all__ = ["BlobRecord", "Catalog", "Intent", "Proof", "TagRecord"]
 
 T = TypeVar("T")
+Also = Callable[[Transaction], None]
 
 
 class Catalog(Reading):
@@ -256,14 +257,6 @@ class Catalog(Reading):
 
         await self._writer.write(operation)
 
-    async def forget_trash(self, thrown: Sequence[tuple[Digest, int]]) -> None:
-        """Record that the files of evicted blobs are gone for good."""
-        await self._writer.write(
-            lambda transaction: transaction.connection.executemany(
-                "DELETE FROM trash WHERE digest = ? AND number = ?", thrown
-            )
-        )
-
     async def drop_intent(self, digest: Digest, generation: int) -> None:
         """Record that an attempt has ended without a blob."""
         await self._writer.write(lambda transaction: changes.drop_intent(transaction, digest, generation))
@@ -343,19 +336,28 @@ class Catalog(Reading):
         return await self._writer.write(operation)
 
     async def apply(
-        self,
-        repository: Repository,
-        changes: Sequence[TagChange | MembershipChange],
-        also: Callable[[Transaction], None] | None = None,
+        self, repository: Repository, told: Sequence[TagChange | MembershipChange], also: Also | None = None
     ) -> feed.Merged:
-        """Take over records of one repository that another region told, and do `also`, in one transaction.
+        """As `apply_all`, of records of one repository."""
+        return await self.apply_all([(repository, told)], also=also)
+
+    async def apply_all(
+        self,
+        told: Sequence[tuple[Repository, Sequence[TagChange | MembershipChange]]],
+        seen: Sequence[tuple[Repository, Tag, Descriptor]] = (),
+        also: Also | None = None,
+    ) -> feed.Merged:
+        """Take over records that another region told, and tags as if `seen` now, and do `also`, in one transaction.
 
         Raises Pinned: a removal of what is kept here; nothing is written then. Further as `merging.apply`.
         """
         now = time.time()
 
         def operation(transaction: Transaction) -> feed.Merged:
-            merged = merging.apply(transaction, repository, changes, now)
+            merged = merging.apply(transaction, told, now)
+            for repository, tag, descriptor in seen:
+                if changes.put_tag(transaction, repository, tag, descriptor, now):
+                    merged.saw(repository, tag)
             if also is not None:
                 also(transaction)
             transaction.on_commit(lambda: self._forget_merged(merged))

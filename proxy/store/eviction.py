@@ -2,9 +2,9 @@
 
 A root is a present blob that no present manifest names or, being a referrer, refers to: the top of a closure, or
 an orphan. `blob.holders` is kept by triggers, so roots are found by index and nothing is scanned. A step runs in the
-writer's thread as one operation: there it looks again at everything (holders, pins, attempts, last use), marks what
-goes as absent, parents before children, and gives the file to `move`. Records and edges stay. Whatever a step leaves
-of a large closure is carried on by the next.
+writer's thread as one operation: there it looks again at everything (holders, pins, holds, attempts, last use), marks
+what goes as absent, parents before children, and gives the file to `move`. Records and edges stay. Whatever a step
+leaves of a large closure is carried on by the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic, time
 
 from proxy.oci.digest import Digest
-from proxy.store import closure
+from proxy.store import closure, holding
 from proxy.store.evict import Reason, Usage
 from proxy.store.writer import Transaction
 
@@ -40,6 +40,7 @@ KEPT = """
             WHERE tag.digest = :digest AND NOT pin.removed)
         OR EXISTS (SELECT 1 FROM intent WHERE digest = :digest)
         OR EXISTS (SELECT 1 FROM upload WHERE digest = :digest AND held)
+        OR EXISTS (SELECT 1 FROM hold WHERE digest = :digest)
 """
 MANIFESTS_BELOW = """
     WITH RECURSIVE below (digest) AS (
@@ -131,6 +132,7 @@ def step(transaction: Transaction, order: Order, move: Callable[[Digest, int], N
     order = replace(order, cleared=())
     if order.cursor == FIRST:
         _set_right(connection, time())
+        holding.expire(transaction, time())
     deadline = monotonic() + STEP_SECONDS
     done = Step(usage(connection))
     while len(done.moved) < STEP_BLOBS and monotonic() < deadline:

@@ -65,36 +65,55 @@ class Merged:
     void_all: bool = False
     moved: bool = False
 
+    def saw(self, repository: Repository, tag: str) -> None:
+        """Note that a tag was found to be something else."""
+        self.tags += 1
+        self.void_tags.append((repository, tag))
+        self.moved = True
+
 
 def apply(
-    transaction: Transaction, repository: Repository, changes: Sequence[TagChange | MembershipChange], now: float
+    transaction: Transaction,
+    told: Sequence[tuple[Repository, Sequence[TagChange | MembershipChange]]],
+    now: float,
 ) -> Merged:
-    """Take over records of one repository that another region told. Those of a clock ahead are refused.
+    """Take over records that another region told, by repository. Those of a clock ahead are refused.
 
     A removed manifest takes with it what only it named here, as where it was removed. Raises Pinned: of a removal of
     what is kept here; then nothing of all may be written.
     """
     merged = Merged(0)
-    for change in changes:
-        merged.done += 1
-        version = newest_version(change)
-        if is_ahead(version, now):
-            merged.refused += 1
-            continue
-        transaction.learn(version)
-        if isinstance(change, TagChange):
-            row = transaction.repository(repository)
-            known = tagrows.read(transaction.connection, row, change.name)
-            merge_tag(transaction, repository, change, now, merged)
-            if known is not None and known.state[0].digest is not None:
-                _require_kept(transaction, repository, row, change.name)
-        elif change.removed:
-            _disown(transaction, repository, change, now, merged)
-        else:
-            merge_membership(transaction, repository, change, now, merged)
+    for repository, changes in told:
+        for change in changes:
+            _apply(transaction, repository, change, now, merged)
     if merged.conflicts:
         conflicting.tidy(transaction, now)
     return merged
+
+
+def _apply(
+    transaction: Transaction,
+    repository: Repository,
+    change: TagChange | MembershipChange,
+    now: float,
+    merged: Merged,
+) -> None:
+    merged.done += 1
+    version = newest_version(change)
+    if is_ahead(version, now):
+        merged.refused += 1
+        return
+    transaction.learn(version)
+    if isinstance(change, TagChange):
+        row = transaction.repository(repository)
+        known = tagrows.read(transaction.connection, row, change.name)
+        merge_tag(transaction, repository, change, now, merged)
+        if known is not None and known.state[0].digest is not None:
+            _require_kept(transaction, repository, row, change.name)
+    elif change.removed:
+        _disown(transaction, repository, change, now, merged)
+    else:
+        merge_membership(transaction, repository, change, now, merged)
 
 
 def is_news(connection: sqlite3.Connection, repository: int | None, change: TagChange | MembershipChange) -> bool:

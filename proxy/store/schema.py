@@ -31,6 +31,8 @@ stamped in the same transaction. Digests are text, `algorithm:hex`; times are se
                 removal that waits, a version from a clock ahead; `record` as on the wire, `error` why it was not done,
                 `kind` one of `remote`'s
     conflict    the loser of two entries of a tag that did not know of each other, and who won; `''` is a removal
+    hold        a digest that `holder` keeps from eviction until then (see `holding`)
+    imported    a bundle, named by the digest of its plan, whose tags were published here
     meta        epoch, seq, clock, mesh
 
 What is written below as tables is version 1; each later version is a step from the one before (`steps`). A new catalog
@@ -46,7 +48,7 @@ from pathlib import Path
 from proxy.store.errors import CatalogTooNew
 from proxy.store.steps import STEPS
 
-VERSION = 5
+VERSION = 6
 WRITER_CACHE_KIB = 32 * 1024
 
 _TABLES = """

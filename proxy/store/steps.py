@@ -116,6 +116,15 @@ _REGIONS = (
     "OR EXISTS (SELECT 1 FROM membership)",
 )
 
+_BUNDLES = (
+    "CREATE TABLE hold (digest TEXT NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL, "
+    "PRIMARY KEY (digest, holder)) WITHOUT ROWID",
+    "CREATE INDEX hold_holder ON hold (holder, digest)",
+    "CREATE INDEX hold_until ON hold (until)",
+    "CREATE TABLE imported (plan TEXT PRIMARY KEY, series TEXT NOT NULL, created INTEGER NOT NULL, "
+    "at REAL NOT NULL) WITHOUT ROWID",
+)
+
 STEPS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE tag ADD COLUMN pending TEXT",
@@ -124,5 +133,6 @@ STEPS: dict[int, tuple[str, ...]] = {
     3: _EVICTION,
     4: _FLEET,
     5: _REGIONS,
+    6: _BUNDLES,
 }
 """The statements that make each version out of the one before it."""

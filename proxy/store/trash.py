@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from proxy.store.catalog import Catalog
 from proxy.store.disk import Disk
 from proxy.store.eviction import Order, Step
 from proxy.store.layout import Layout
+from proxy.store.writer import Transaction
 
 Thrown = tuple[Digest, int]
 
@@ -112,7 +113,7 @@ async def evict(catalog: Catalog, trash: Trash, order: Order) -> Step:
     if step.next is not None:
         step.next = replace(step.next, cleared=tuple(step.moved))
     elif step.moved:
-        await catalog.forget_trash(step.moved)
+        await catalog.write(partial(_forget, step.moved))
     return step
 
 
@@ -136,9 +137,14 @@ async def recover_trash(trash: Trash, catalog: Catalog) -> None:
         if record is None or not record.present:
             await asyncio.to_thread(trash.remove_in_place, digest)
     if rows:
-        await catalog.forget_trash(rows)
+        await catalog.write(partial(_forget, rows))
     if count or rows:
         _log.info("%d evicted files were still there and were removed", max(count, len(rows)))
+
+
+def _forget(thrown: Sequence[Thrown], transaction: Transaction) -> None:
+    """Let the catalog forget files that are gone for good."""
+    transaction.connection.executemany("DELETE FROM trash WHERE digest = ? AND number = ?", thrown)
 
 
 def _rows(connection: sqlite3.Connection) -> list[Thrown]:

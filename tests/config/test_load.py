@@ -153,16 +153,19 @@ def test_a_misspelt_key_gets_the_nearest_one_and_the_list(tmp_path: Path) -> Non
     assert "did you mean 'listen'?" in problem.message
 
 
-def test_a_key_of_a_later_version_is_refused_and_not_ignored(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, 'from = "x"')
-    assert "not supported by this version" in problem.message
-    assert "line" in problem.where
+def test_a_bundle_to_serve_from_may_stand_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('from = "site.tar"')
+    assert load(tmp_path / "c.toml", {}, {}).serve_from == tmp_path / "site.tar"
+    assert load(None, {"ENTREPOT_FROM": "/media/disk"}, {}).serve_from == Path("/media/disk")
+    assert load(None, {}, {"from": "/media/disk"}).serve_from == Path("/media/disk")
 
 
-def test_a_variable_of_a_later_version_is_refused_without_its_value(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, "", {"ENTREPOT_FROM": "hunter2"})
-    assert "not supported by this version" in problem.message
-    assert "hunter2" not in str(problem)
+def test_trusted_keys_have_a_name_of_their_own_and_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[[trusted_key]]\nname = "hq"\nfile = "hq.pub"\nrepositories = ["library/*"]')
+    (key,) = load(tmp_path / "c.toml", {}, {}).trusted_keys
+    assert (key.name, key.file, key.repositories) == ("hq", tmp_path / "hq.pub", ("library/*",))
+    found = problems(tmp_path, '[[trusted_key]]\nname = "hq"\n[[trusted_key]]\nname = "hq"\nfile = "x"')
+    assert [problem.key for problem in found] == ["trusted_key.file"]
 
 
 def test_peers_and_grants_are_of_the_file_alone(tmp_path: Path) -> None:
