@@ -11,6 +11,9 @@ ARGS ?=
 # Three processes, as many wait for others; what shares daemons stays together (tests/conftest.py). SPLIT= for one, as a debugger needs.
 SPLIT ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
+# Every program that the suite starts would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow go-clients bench lint types imports format check lock clean
 
