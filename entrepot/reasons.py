@@ -48,7 +48,8 @@ class Why(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     """The facts about a reference, and what they come to.
 
     served: whether a client that asks now can be given it without fetching it; None for a bare digest, as that depends
-    on the repository. `because` says all of it in words. Times are seconds since the epoch.
+    on the repository. held: who keeps it from eviction beside pins, such as `base:SERIES`. `because` says all of it in
+    words. Times are seconds since the epoch.
     """
 
     reference: str
@@ -63,6 +64,7 @@ class Why(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     removed: bool = False
     denied_at: float | None = None
     checked_at: float | None = None
+    held: tuple[str, ...] = ()
     memberships: tuple[Membership, ...] = ()
     tags: tuple[str, ...] = ()
     named_by: tuple[str, ...] = ()
@@ -121,6 +123,7 @@ def explain(known: Known) -> Why:
         removed=tag is not None and tag.digest is None,
         denied_at=tag.denied_at if tag is not None and _gone(tag) else None,
         checked_at=tag.checked_at if tag is not None else None,
+        held=tuple(holder for holder, _ in facts.held),
         memberships=memberships(facts),
         tags=facts.tags,
         named_by=tuple(parent for parent, _ in facts.parents),
@@ -246,7 +249,17 @@ def _uses(known: Known) -> list[str]:
         lines.append(f"kept by the pin of {', '.join(keepers[:SHOWN])}")
     elif facts.state not in (None, "absent"):
         lines.append(f"it is not pinned, and was last used on {format_time(facts.last_use or 0)}")
-    return lines
+    return lines + [_hold(holder, until) for holder, until in facts.held[:SHOWN]]
+
+
+def _hold(holder: str, until: float) -> str:
+    kind, _, name = holder.partition(":")
+    if kind == "base":
+        return (
+            f"the next bundle of the series {name} may stand on it: eviction leaves it alone until "
+            f"entrepot bundle release {name}"
+        )
+    return f"an {kind} needs it ({name[:12]}): eviction leaves it alone until {format_time(until)}"
 
 
 def _troubles(known: Known) -> list[str]:

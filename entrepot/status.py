@@ -15,6 +15,7 @@ import msgspec
 from entrepot import __version__
 from entrepot.view import MirrorView
 from entrepot.views import (
+    BaseView,
     BucketView,
     FillView,
     FleetView,
@@ -31,6 +32,7 @@ from metrics import declarations as declared
 from metrics.redaction import redact_text
 from proxy.cache.fill import FillStatus
 from proxy.cache.following import ANOTHER
+from proxy.store import holding
 from proxy.store.records import StoreStats
 from proxy.store.sweep import SpaceReport, Sweeper
 from proxy.store.uploading import backlog
@@ -73,6 +75,7 @@ class Status(msgspec.Struct, frozen=True):
     fleet: FleetView | None = None
     bucket: BucketView | None = None
     regions: RegionsView | None = None
+    bases: tuple[BaseView, ...] = ()
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -121,6 +124,7 @@ async def status(view: MirrorView) -> Status:
         fleet=view.part.view(),
         bucket=await _bucket(view),
         regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
+        bases=await _bases(view),
     )
 
 
@@ -218,6 +222,17 @@ async def _bucket(view: MirrorView) -> BucketView | None:
         _log.warning("the queue of uploads cannot be read; look at the disk", extra={"error": repr(error)})
         return None
     return BucketView(url, view.part.bucket_problem, waiting, round(age, 1))
+
+
+async def _bases(view: MirrorView) -> tuple[BaseView, ...]:
+    """Return what is kept as bases of bundles, nothing where the catalog does not answer."""
+    try:
+        async with asyncio.timeout(STATS_SECONDS):
+            found = await view.store.catalog.read(holding.holders)
+    except (OSError, TimeoutError) as error:
+        _log.warning("the holds cannot be read; look at the disk", extra={"error": repr(error)})
+        return ()
+    return tuple(BaseView(series, one.digests, one.bytes) for series, one in holding.bases(found))
 
 
 def _fill(fill: FillStatus) -> FillView:

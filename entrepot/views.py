@@ -49,6 +49,14 @@ class UpstreamView(msgspec.Struct, frozen=True):
     hosts: tuple[HostView, ...]
 
 
+class BaseView(msgspec.Struct, frozen=True):
+    """What the last bundle of a series brought, kept for the next one to stand on; `bytes` of it are stored."""
+
+    series: str
+    digests: int
+    bytes: int
+
+
 class FillView(msgspec.Struct, frozen=True):
     """A download that runs: `received` of `size` bytes (None while unknown), and how many read along."""
 

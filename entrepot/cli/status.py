@@ -50,6 +50,9 @@ def people(document: Document) -> list[str]:
             f"quota: {format_size(used)} of {format_size(space['high'])} used, the disk has "
             f"{format_size(space['free'])} free"
         )
+    if bases := document["bases"]:
+        kept = ", ".join(f"{base['series']} ({format_size(base['bytes'])})" for base in bases)
+        lines.append(f"kept as bases of bundles: {kept}")
     looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
     lines.append(f"requests: {looked_up or 'none yet'}")
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]

@@ -15,6 +15,7 @@ from proxy.oci.digest import Digest
 from proxy.store.writer import Transaction
 
 FOR_EVER = 1e15
+BASE = "base:"
 
 HOLDERS = """
     SELECT holder, count(*), coalesce(sum(blob.size), 0), max(until)
@@ -60,6 +61,11 @@ def release(transaction: Transaction, holder: str) -> int:
 def expire(transaction: Transaction, now: float) -> None:
     """Let go of what was held until before `now`."""
     transaction.connection.execute("DELETE FROM hold WHERE until < ?", (now,))
+
+
+def bases(found: Iterable[Holder]) -> list[tuple[str, Holder]]:
+    """Return the series whose last bundles are held, each with its hold."""
+    return [(one.name.removeprefix(BASE), one) for one in found if one.name.startswith(BASE)]
 
 
 def holders(connection: sqlite3.Connection) -> list[Holder]:

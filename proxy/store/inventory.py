@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -98,6 +99,7 @@ TAG = """
     SELECT digest, observed_at, checked_at, denied_at FROM tag
     WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND name = ?
 """
+HELD = "SELECT holder, until FROM hold WHERE digest = ? AND until > ? ORDER BY holder LIMIT ?"
 PINNED = """
     SELECT created FROM pin
     WHERE repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?) AND reference = ? AND NOT removed
@@ -114,6 +116,7 @@ STATEMENTS = (
     PARENTS,
     ROOTS,
     MISSING,
+    HELD,
     TAG,
     PINNED,
 )
@@ -179,6 +182,7 @@ class DigestFacts:
 
     state None: it never was here. proofs: (repository, proof, when). tags point at it, parents name it: (digest, role).
     roots: the tags in whose closure it is, and whether each is pinned. missing: what its closure lacks, with sizes.
+    held: who keeps it from eviction (`holding`), and until when.
     """
 
     state: State | None = None
@@ -194,6 +198,7 @@ class DigestFacts:
     roots: tuple[tuple[str, bool], ...] = ()
     missing: tuple[tuple[str, int], ...] = ()
     closure: tuple[int, int] = (0, 0)
+    held: tuple[tuple[str, float], ...] = ()
 
 
 class Inventory:
@@ -313,6 +318,7 @@ def _facts(connection: sqlite3.Connection, digest: Digest) -> DigestFacts:
         ),
         missing=tuple(connection.execute(MISSING, above).fetchall()),
         closure=tuple(connection.execute(CLOSURE_SIZE, {"digest": digest}).fetchone()),
+        held=tuple(rows(HELD, digest, time.time(), SHOWN)),
     )
 
 
