@@ -1,0 +1,262 @@
+"""One volume of a bundle as a file: opened, read and compared with what its plan says. Blocking: for threads.
+
+Nothing that the tar says is believed, see `layout`. What the volumes of a bundle are together is `opened`'s, whether a
+signature is trusted is `keys`'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn, Self
+
+import msgspec
+
+from sync.bundle import layout
+from sync.bundle.errors import Damaged, NotABundle
+from sync.bundle.layout import BLOCK, BlobPart, DocumentPart, Entry, OffsetsPart, PlanPart, SignaturePart, VolumePart
+from sync.bundle.plan import FORMAT, MAX_PLAN, MAX_VOLUMES, Sealed, read_plan
+
+CHUNK = 1 << 20
+MAX_SIGNATURE = 4096
+SUFFIX = ".tar"
+
+_BEGIN = layout.PLAN.encode() + b"\0"
+_MAGIC = slice(257, 265)
+_NAME = slice(0, 100)
+_SIZE = slice(124, 136)
+_OCTAL = re.compile(rb"[0-7]{11}\0")
+_REMEDY = "copy the volume again from where it was made, or make it anew there with entrepot export --recut"
+
+
+class _Itself(msgspec.Struct):
+    volume: Annotated[int, msgspec.Meta(ge=1, le=MAX_VOLUMES)]
+    plan: str
+
+
+_decode_itself = msgspec.json.Decoder(_Itself).decode
+
+
+class Volume:
+    """An open volume. `size`: the file's, in bytes; `signature`: the body of plan.sig, or None."""
+
+    def __init__(self, file: int, path: Path, size: int) -> None:
+        self._file = file
+        self._offsets: array[int] | None = None
+        self.path = path
+        self.size = size
+        self.label = str(path.name)
+        self.number = 0
+        self.signature: bytes | None = None
+        self.sealed: Sealed
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a volume and check its plan, signature entry and volume.json; the rest is for the check methods.
+
+        Raises:
+            NotABundle: it does not begin as a volume does.
+            Damaged: it does, and the plan, or what follows it, is not as it must be.
+            OSError: it cannot be read.
+        """
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            volume = cls(file, path, os.fstat(file).st_size)
+            volume._begin()
+        except BaseException:
+            os.close(file)
+            raise
+        return volume
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return these bytes. Raises Damaged where the file ends before, OSError."""
+        parts = []
+        while length:
+            part = os.pread(self._file, length, offset)
+            if not part:
+                self._fail(f"it ends at byte {offset}, in the midst of what it must hold")
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def entries(self) -> list[Entry]:
+        """Return what must be in it, in the order of the file."""
+        return list(self.walk())
+
+    def walk(self) -> Iterator[Entry]:
+        """Yield the same one by one, where there may be very many."""
+        return layout.entries(self.sealed, self._signature_size, self.number)
+
+    def data_offset(self, blob: int) -> int:
+        """Return where in the file the bytes lie that it has of this blob, which must be one of its own."""
+        if self._offsets is None:
+            self._offsets = layout.data_offsets(self.sealed, self._signature_size, self.number)
+        return self._offsets[blob - self.sealed.plan.volumes[self.number - 1].blob]
+
+    def check_frame(self, entry: Entry) -> None:
+        """Compare an entry's header and padding with what they must be. Raises Damaged, OSError."""
+        head = layout.header(entry, self.sealed.plan.created)
+        if self.read(entry.start, len(head)) != head:
+            self._fail(f"the header of {self.describe(entry)} is not what it must be")
+        padding = entry.end - entry.data - entry.size
+        if padding and self.read(entry.data + entry.size, padding).count(0) != padding:
+            self._fail(f"the padding after {self.describe(entry)} is not zero")
+
+    def check_small(self, entry: Entry) -> None:
+        """Compare the content of an entry that is no blob with what it must be. Raises Damaged, OSError."""
+        body = self.read(entry.data, entry.size)
+        match entry.part:
+            case PlanPart():
+                fits = body == self.sealed.body
+            case SignaturePart():
+                fits = body == self.signature
+            case VolumePart():
+                fits = body == layout.volume_document(self.sealed, self.number)
+            case DocumentPart(index):
+                fits = hashlib.sha256(body).hexdigest() == self.sealed.plan.documents[index].sha256
+            case OffsetsPart():
+                fits = body == layout.offsets_document(self.sealed, self._signature_size, self.number)
+            case BlobPart():
+                raise ValueError(f"{entry.name} is a blob")
+        if not fits:
+            self._fail(f"{self.describe(entry)} is not what the plan says")
+
+    def check_blob(self, entry: Entry, told: Callable[[int], None] = lambda count: None) -> None:
+        """Hash a blob, or a slice of one; `told` hears how many more bytes were read. Raises Damaged, OSError."""
+        part = entry.part
+        if not isinstance(part, BlobPart):
+            raise ValueError(f"{entry.name} is no blob")
+        expected, hasher = self._hash_of(part)
+        buffer = memoryview(bytearray(min(CHUNK, entry.size)))
+        offset, rest = entry.data, entry.size
+        while rest:
+            count = os.preadv(self._file, [buffer[: min(rest, CHUNK)]], offset)
+            if not count:
+                self._fail(f"it ends at byte {offset}, within {self.describe(entry)}")
+            hasher.update(buffer[:count])
+            told(count)
+            offset += count
+            rest -= count
+        if hasher.hexdigest() != expected:
+            self._fail(f"{self.describe(entry)} is not what the plan says: the hash of its bytes is another")
+
+    def check_end(self) -> None:
+        """Check that it ends where it must, with zeros. Raises Damaged, OSError."""
+        size = layout.volume_size(self.sealed, self._signature_size, self.number)
+        found = os.fstat(self._file).st_size
+        if found != size:
+            self._fail(f"it has {found} bytes instead of {size}: " + ("it is cut off" if found < size else "too many"))
+        if any(self.read(size - layout.END, layout.END)):
+            self._fail("the blocks at its end are not zero")
+
+    def describe(self, entry: Entry) -> str:
+        """Return what a person calls an entry: `blob sha256:…`, or which of its bytes."""
+        if not isinstance(entry.part, BlobPart):
+            return entry.name
+        digest = self.sealed.plan.blobs[entry.part.blob].digest
+        if entry.part.whole:
+            return f"blob {digest}"
+        return f"blob {digest} (bytes {entry.part.offset} to {entry.part.offset + entry.size - 1} of it)"
+
+    def close(self) -> None:
+        """Close the file. It may be closed twice."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def _signature_size(self) -> int:
+        return len(self.signature or b"")
+
+    def _begin(self) -> None:
+        """Read what a volume begins with, and compare it with what follows from it."""
+        first = os.pread(self._file, BLOCK + 64, 0)
+        if not _begins(first):
+            raise NotABundle(f"{self.path} is no volume of a bundle: it does not begin with {layout.PLAN}")
+        size = self._size_at(0, layout.PLAN, MAX_PLAN)
+        try:
+            self.sealed = read_plan(self.read(BLOCK, size))
+        except Damaged as error:
+            self._fail(str(error))
+        at = BLOCK + layout.padded(size)
+        if self.read(at, BLOCK)[_NAME].rstrip(b"\0") == layout.SIGNATURE.encode():
+            size = self._size_at(at, layout.SIGNATURE, MAX_SIGNATURE)
+            self.signature = self.read(at + BLOCK, size)
+            at += BLOCK + layout.padded(size)
+        self._read_itself(at)
+        for entry in self.walk():
+            if isinstance(entry.part, DocumentPart | BlobPart | OffsetsPart):
+                break
+            self.check_frame(entry)
+
+    def _read_itself(self, at: int) -> None:
+        body = self.read(at + BLOCK, self._size_at(at, layout.VOLUME, BLOCK))
+        try:
+            itself = _decode_itself(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            self._fail(f"{layout.VOLUME} cannot be read: {error}")
+        if itself.plan != self.sealed.name:
+            self._fail(f"its plan is {self.sealed.name}, and {layout.VOLUME} says that it must be {itself.plan[:160]}")
+        if itself.volume > len(self.sealed.plan.volumes) or body != layout.volume_document(self.sealed, itself.volume):
+            self._fail(f"{layout.VOLUME} is not what the plan says")
+        self.number = itself.volume
+        self.label = f"volume {self.number} ({self.path.name})"
+
+    def _size_at(self, at: int, name: str, most: int) -> int:
+        """Return the size that a header gives, of which nothing else is believed yet."""
+        written = self.read(at, BLOCK)[_SIZE]
+        size = int(written[:11], 8) if _OCTAL.fullmatch(written) else 0
+        if not 0 < size <= most:
+            self._fail(f"the header of {name} is not what it must be")
+        return size
+
+    def _hash_of(self, part: BlobPart) -> tuple[str, hashlib._Hash]:
+        plan = self.sealed.plan
+        if part.whole:
+            digest = layout.digest_at(plan, part.blob)
+            return digest.hex, digest.hasher()
+        found = layout.slice_at(plan, part.blob, part.offset)
+        if found is None:
+            raise ValueError(f"the plan has no slice of blob {part.blob} at {part.offset}")
+        return found.sha256, hashlib.sha256()
+
+    def _fail(self, what: str) -> NoReturn:
+        number = f" {self.number}" if self.number else ""
+        raise Damaged(f"{self.label}: {what}; {_REMEDY}{number}")
+
+
+def find_volumes(paths: Sequence[Path]) -> list[Path]:
+    """Return the volumes that are meant: files themselves; of a folder its *.tar that begin as a volume does.
+
+    Raises NotABundle for a named file that is none, and for a folder without any; OSError.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(one for one in path.iterdir() if one.suffix == SUFFIX and one.is_file())
+            volumes = [one for one in inside if _is_volume(one)]
+            if not volumes:
+                raise NotABundle(f"{path} holds no volume of a bundle (*{SUFFIX})")
+            found += volumes
+        elif _is_volume(path):
+            found.append(path)
+        else:
+            raise NotABundle(f"{path} is no volume of a bundle: it does not begin with {layout.PLAN}")
+    return list(dict.fromkeys(found))
+
+
+def _is_volume(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _begins(file.read(BLOCK + 64))
+
+
+def _begins(first: bytes) -> bool:
+    """Tell whether a file begins as a volume does: also where a bit of its first header is wrong."""
+    says_so = first.startswith(_BEGIN)
+    looks_so = first[_MAGIC] == b"ustar\x0000" and first[BLOCK:].startswith(b'{"format":"' + FORMAT.encode())
+    return says_so or looks_so
