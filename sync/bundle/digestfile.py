@@ -166,7 +166,10 @@ class DigestFile:
     def kind(self) -> Kind:
         return "inventory" if isinstance(self.header, InventoryHeader) else "receipt"
 
-    def __contains__(self, digest: str) -> bool:
+    def __contains__(self, digest: object) -> bool:
+        """Tell whether a digest, in the form `sha256:…`, is in it; anything else is not."""
+        if not isinstance(digest, str) or digest[:6] not in self._shelves:
+            return False
         algorithm = digest[:6]
         start, count = self._shelves[algorithm]
         size, wanted = SIZES[algorithm], bytes.fromhex(digest[7:])
