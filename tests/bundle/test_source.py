@@ -1,0 +1,272 @@
+"""Bundles as a Source: the suite, also over cut volumes and through HTTP; several bundles; lost drives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from metrics.events import ignore
+from proxy.app import Face
+from proxy.oci.digest import Digest
+from proxy.oci.errors import BadContent, BlobUnknown, ManifestUnknown, Unavailable
+from proxy.oci.listings import fallback_tag
+from proxy.oci.names import Repository, Tag
+from proxy.oci.ranges import ByteRange
+from proxy.server import Server
+from proxy.source import Source
+from proxy.upstream.registry import RegistrySource
+from proxy.upstream.settings import UpstreamSettings
+from sync.bundle.opened import Bundle, open_bundles
+from sync.bundle.plan import Base, Plan, Required
+from sync.bundle.served import WITHHELD, ServedBundles
+from sync.bundle.source import BundleSource
+from tests.bundle.writing import make_bundle, plan_of, write_bundle
+from tests.source_suite import DOCKER_TAG, INDEX_TAG, Contents, SourceSuite, read
+from tests.support.contents import OCI_INDEX, Image, blob, make_image, make_index
+from tests.support.fake_listings import fallback_index
+
+HUB = "docker.io"
+APP = Repository(HUB, "team/app")
+
+
+class _Counting(BundleSource):
+    """Counts the blobs that are opened."""
+
+    opened = 0
+
+    async def open_blob(self, *asked):  # type: ignore[no-untyped-def]
+        stream = await super().open_blob(*asked)
+        self.opened += 1
+        return stream
+
+
+def write_contents(folder: Path, contents: Contents, split: int | None = None) -> list[Path]:
+    """Write a bundle of all that the suite wants."""
+    pushed = {one.digest: (one.media_type, one.body) for one in contents.referrers}
+    listed = Image(OCI_INDEX, fallback_index(pushed, contents.index.digest), children=contents.referrers)
+    name = str(contents.repository)
+    images = [
+        (f"{name}:{INDEX_TAG}", contents.index),
+        (f"{name}:{DOCKER_TAG}", contents.docker),
+        (f"{name}:{fallback_tag(contents.index.digest)}", listed),
+        *((f"{name}@{one.digest}", one) for one in contents.referrers),
+    ]
+    plan, blobs, documents = plan_of(images)
+    refer = {one.digest for one in contents.referrers}
+    marked = tuple(
+        msgspec.structs.replace(image, subject=str(contents.index.digest)) if image.digest in refer else image
+        for image in plan.images
+    )
+    return write_bundle(folder, msgspec.structs.replace(plan, images=marked), blobs, documents, split=split)
+
+
+class _OverBundle(SourceSuite):
+    split: int | None = None
+
+    @pytest.fixture
+    def bundle(self, contents: Contents, tmp_path: Path) -> Iterator[_Counting]:
+        paths = write_contents(tmp_path, contents, self.split)
+        bundles = open_bundles(paths)
+        yield _Counting(bundles)
+        close(bundles)
+
+    @pytest.fixture
+    def source(self, bundle: _Counting) -> Source:
+        return bundle
+
+    @pytest.fixture
+    def opened(self, bundle: _Counting) -> Callable[[], int]:
+        return lambda: bundle.opened
+
+
+class TestBundle(_OverBundle):
+    """One volume."""
+
+
+class TestCutBundle(_OverBundle):
+    """Volumes so small that the large blobs are in several."""
+
+    split = 96 << 10
+
+
+class TestServedBundle(_OverBundle):
+    """As clients have it, over HTTP."""
+
+    split = 1 << 20
+
+    @pytest.fixture
+    async def source(self, bundle: _Counting) -> AsyncIterator[Source]:
+        served = await ServedBundles.open(bundle)
+        runner = web.ServerRunner(Server(Face(served, frozenset({HUB}), HUB, ignore)))
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            url = URL(f"http://{host}:{port}")
+            source = RegistrySource(UpstreamSettings(name=HUB, url=url), url, ignore)
+            yield source
+            await source.aclose()
+        finally:
+            await runner.cleanup()
+
+
+def close(bundles: Sequence[Bundle]) -> None:
+    for bundle in bundles:
+        bundle.close()
+
+
+@pytest.fixture
+def opening() -> Iterator[Callable[..., BundleSource]]:
+    """Opens bundles, and closes them when the test is over."""
+    held: list[Bundle] = []
+
+    def opened(*paths: Path) -> BundleSource:
+        bundles = open_bundles(paths)
+        held.extend(bundles)
+        return BundleSource(bundles)
+
+    yield opened
+    close(held)
+
+
+async def test_blob_that_two_repositories_share_is_had_from_both_and_from_no_third(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:  # P43
+    shared, alone = blob(3000, 1), blob(3000, 2)
+    nested = make_index({"linux/amd64": make_image([shared])})
+    images = [(f"{HUB}/a/one:1", make_image([shared, alone])), (f"{HUB}/b/two:1", nested)]
+    source = opening(*make_bundle(tmp_path, images))
+    for path in ("a/one", "b/two"):
+        assert await read(await source.open_blob(Repository(HUB, path), Digest.of(shared))) == shared
+    with pytest.raises(BlobUnknown):
+        await source.stat_blob(Repository(HUB, "b/two"), Digest.of(alone))
+    with pytest.raises(ManifestUnknown):
+        await source.manifest(Repository(HUB, "a/one"), nested.digest)
+
+
+async def test_of_a_tag_in_two_bundles_the_newest_counts(tmp_path: Path, opening: Callable[..., BundleSource]) -> None:
+    old, new = make_image([blob(100, 1)]), make_image([blob(100, 2)])
+    later = make_bundle(tmp_path, [(f"{APP}:1", new)], stem="later", created=2_000)
+    earlier = make_bundle(tmp_path, [(f"{APP}:1", old), (f"{APP}:0", old)], stem="earlier", created=1_000)
+    source = opening(*later, *earlier)
+    assert (await source.resolve(APP, Tag("1"))).digest == new.digest
+    assert (await source.resolve(APP, Tag("0"))).digest == old.digest
+    assert (await source.manifest(APP, old.digest)).body == old.body
+    assert (await source.tags(APP, None, None)).tags == ("0", "1")
+
+
+def thin(plan: Plan, digests: set[str]) -> Plan:
+    """Return a plan that leaves these blobs to its base."""
+    gone = tuple(Required(one.digest, one.size, one.repository) for one in plan.blobs if one.digest in digests)
+    kept = tuple(one for one in plan.blobs if one.digest not in digests)
+    base = Base("receipt", "sha256:" + "0" * 64, "default of March")
+    return msgspec.structs.replace(plan, blobs=kept, requires=gone, bases=(base,))
+
+
+async def test_thin_bundle_serves_what_is_whole_and_names_the_base_of_the_rest(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:
+    known, moved, fresh = make_image([blob(90, 1)]), make_image([blob(90, 2)]), make_image([blob(90, 3)])
+    images = [(f"{APP}:known", known), (f"{APP}:moved", moved), (f"{APP}:fresh", fresh)]
+    plan, blobs, documents = plan_of(images, created=2_000)
+    needed = {str(Digest.of(blob(90, 1))), str(moved.digest), *(str(Digest.of(data)) for data in moved.blobs)}
+    paths = write_bundle(tmp_path, thin(plan, needed), blobs, documents, stem="thin")
+    served = await ServedBundles.open(opening(*paths))
+    assert served.counted() == (1, 3)
+    assert (await served.manifest(APP, Tag("fresh"))).body == fresh.body
+    for tag in ("known", "moved"):
+        with pytest.raises(ManifestUnknown, match="default of March"):
+            await served.manifest(APP, Tag(tag))
+    assert (await served.tags(APP, None, None)).tags == ("fresh",)
+
+    base = make_bundle(tmp_path, images[:2], stem="base", created=1_000)
+    both = await ServedBundles.open(opening(*paths, *base))
+    assert both.counted() == (5, 5)
+    assert (await both.manifest(APP, Tag("moved"))).body == moved.body
+
+
+async def test_missing_volume_leaves_what_is_whole_without_it(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:
+    first, second = make_image([blob(10_000, 1)]), make_image([blob(90_000, 2)])
+    paths = make_bundle(tmp_path, [(f"{APP}:1", first), (f"{APP}:2", second)], split=64 << 10)
+    served = await ServedBundles.open(opening(paths[0]))
+    assert served.counted() == (1, 2)
+    with pytest.raises(ManifestUnknown, match="volumes these are missing: 2"):
+        await served.manifest(APP, Tag("2"))
+
+
+async def test_drive_that_is_gone_is_told_by_its_volume_and_heard_of_when_it_is_back(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:  # P30
+    data = blob(500_000, 1)
+    (path,) = make_bundle(tmp_path, [(f"{APP}:1", make_image([data]))])
+    source = opening(path)
+    served = await ServedBundles.open(source)
+    whole = path.read_bytes()
+    os.truncate(path, 100_000)
+    for span in (None, ByteRange(400_000, None)):
+        with pytest.raises(Unavailable, match=path.name):
+            await served.open_blob(APP, Digest.of(data), span)
+    (problem,) = await source.problems()
+    assert path.name in problem
+    path.write_bytes(whole)
+    assert await source.problems() == []
+    assert await read(await served.open_blob(APP, Digest.of(data))) == data
+
+
+@pytest.mark.parametrize("size", [40_000, 3 << 20])
+async def test_blob_with_a_flipped_bit_never_ends_and_no_part_follows(
+    tmp_path: Path, opening: Callable[..., BundleSource], size: int
+) -> None:  # P28, P38
+    data = blob(size, 1)
+    digest = Digest.of(data)
+    (path,) = make_bundle(tmp_path, [(f"{APP}:1", make_image([data]))])
+    source = opening(path)
+    served = await ServedBundles.open(source)
+    found = source.find(digest)
+    assert found is not None
+    at = found[2][0].offset + 7
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([data[7] ^ 1]))
+    got = bytearray()
+    with pytest.raises(BadContent, match=path.name):
+        await _read_into(got, served, digest)
+    assert len(got) <= size - min(size, WITHHELD)
+    with pytest.raises(BadContent):
+        await served.open_blob(APP, digest, ByteRange(100, None))
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data[7:8])
+    assert await read(await served.open_blob(APP, digest)) == data
+    assert await read(await served.open_blob(APP, digest, ByteRange(100, 199))) == data[100:200]
+
+
+async def _read_into(got: bytearray, served: Source, digest: Digest) -> None:
+    async for chunk in await served.open_blob(APP, digest):
+        got += chunk
+
+
+async def test_damaged_manifest_is_never_given(tmp_path: Path, opening: Callable[..., BundleSource]) -> None:
+    image = make_image([blob(90, 1)])
+    (path,) = make_bundle(tmp_path, [(f"{APP}:1", image)])
+    path.write_bytes(path.read_bytes().replace(image.body, image.body[:-1] + b" "))
+    with pytest.raises(BadContent, match=path.name):
+        await opening(path).manifest(APP, Tag("1"))
+
+
+async def test_catalog_names_the_repositories_page_by_page(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:  # P15
+    image = make_image([blob(90, 1)])
+    source = opening(*make_bundle(tmp_path, [(f"{HUB}/b:1", image), (f"{HUB}/a:1", image), ("ghcr.io/c:1", image)]))
+    served = await ServedBundles.open(source)
+    assert await served.repositories(None, 2) == ["docker.io/a", "docker.io/b"]
+    assert await served.repositories("docker.io/b", 2) == ["ghcr.io/c"]
