@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address
+from typing import Protocol as Kind
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -20,6 +21,7 @@ from entrepot.admintoken import AdminToken
 from entrepot.answering import bound
 from entrepot.answers import answer, errors_as_json, refusal
 from entrepot.api import sync
+from entrepot.config import Address, Config
 from entrepot.status import readiness, status, store_stats
 from entrepot.view import VIEW, MirrorView
 from proxy.server import Protocol, listen
@@ -28,14 +30,31 @@ CONNECTIONS = 64
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
 
 
+class Configured(Kind):
+    """What is shown, as far as its configuration says who may see it."""
+
+    @property
+    def config(self) -> Config: ...
+
+
+CONFIGURED = web.AppKey("configured", Configured)
+
+
 @asynccontextmanager
 async def administering(view: MirrorView) -> AsyncIterator[list[socket.socket]]:
-    """Answer on the admin listener, at most `CONNECTIONS` at once, with the deadlines of clients' connections (P45).
+    """Show `view` on the admin listener, as `showing` does."""
+    async with showing(view.config.admin, admin_app(view)) as sockets:
+        yield sockets
+
+
+@asynccontextmanager
+async def showing(address: Address, app: web.Application) -> AsyncIterator[list[socket.socket]]:
+    """Answer at `address`, at most `CONNECTIONS` at once, with the deadlines of clients' connections (P45).
 
     Gives its sockets. Raises OSError that names the address when it cannot be bound.
     """
-    with bound(view.config.admin) as sockets:
-        runner = web.AppRunner(admin_app(view), access_log=None, shutdown_timeout=0)
+    with bound(address) as sockets:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await runner.setup()
         listening: list[asyncio.Server] = []
         try:
@@ -56,13 +75,20 @@ async def administering(view: MirrorView) -> AsyncIterator[list[socket.socket]]:
 
 def admin_app(view: MirrorView) -> web.Application:
     """Return the application that shows `view`."""
-    app = web.Application(middlewares=[errors_as_json, _local_api], client_max_size=1024)
+    app = guarded(view)
     app[VIEW] = view
-    app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/api/status", _status)
     sync.add_shown(app.router)
+    return app
+
+
+def guarded(shown: Configured) -> web.Application:
+    """Return an application with /healthz, whose /api is for this machine, or for who has the admin token."""
+    app = web.Application(middlewares=[errors_as_json, _local_api], client_max_size=1024)
+    app[CONFIGURED] = shown
+    app.router.add_get("/healthz", _healthz)
     return app
 
 
@@ -102,7 +128,7 @@ async def _local_api(request: web.Request, handler: Handler) -> web.StreamRespon
 
 async def _closed(request: web.Request, reason: str) -> web.Response | None:
     """Return the refusal of a request from elsewhere, None where it has the admin token."""
-    token = AdminToken(request.app[VIEW].config)
+    token = AdminToken(request.app[CONFIGURED].config)
     if not token.configured:
         return refusal(403, "DENIED", reason)
     if await token.opens(request.headers.get("Authorization")):

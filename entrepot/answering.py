@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from aiohttp import web
 
 from entrepot.access import open_access, rules_of
-from entrepot.config import Address
+from entrepot.config import Address, Config
 from entrepot.descriptors import raise_limit
 from entrepot.mirror import Mirror
 from entrepot.tls import listening_tls
@@ -139,17 +139,25 @@ def addresses_of(sockets: Sequence[socket.socket], *, tls: bool) -> list[str]:
 @asynccontextmanager
 async def answering(mirror: Mirror, sockets: Sequence[socket.socket], emit: Emit) -> AsyncIterator[Answering]:
     """Answer clients of `mirror` on `sockets`; on leaving take no more connections, and let the others end in time."""
-    config = mirror.config
     async with AsyncExitStack() as stack:
-        context = await stack.enter_async_context(listening_tls(config.tls)) if config.tls is not None else None
         answers = Answering()
         stack.push_async_callback(answers.aclose)
         await answers.turn_to(mirror, emit)
-        bound_of_connections = connection_bound(await asyncio.to_thread(raise_limit))
-        server = Server(answers, bound_of_connections)
+        await stack.enter_async_context(taking(mirror.config, sockets, answers))
+        yield answers
+
+
+@asynccontextmanager
+async def taking(
+    config: Config, sockets: Sequence[socket.socket], answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+) -> AsyncIterator[None]:
+    """Let `answer` answer what comes to `sockets`; on leaving take no more connections, let the others end in time."""
+    async with AsyncExitStack() as stack:
+        context = await stack.enter_async_context(listening_tls(config.tls)) if config.tls is not None else None
+        server = Server(answer, connection_bound(await asyncio.to_thread(raise_limit)))
         runner = web.ServerRunner(server, shutdown_timeout=config.drain_timeout)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for one in sockets:
             stack.callback((await listen(server, one, context)).close)
-        yield answers
+        yield

@@ -21,7 +21,7 @@ from proxy.cache.readthrough import ReadThrough
 from proxy.clients import Clients
 from proxy.handlers import Exchange, Locate, serve_blob, serve_manifest
 from proxy.hot import HotAnswers, HotResponse
-from proxy.listing_handlers import serve_catalog, serve_referrers, serve_tags
+from proxy.listing_handlers import Cataloged, serve_catalog, serve_referrers, serve_tags
 from proxy.oci import requests
 from proxy.oci.errors import Denied, NotFound, NotServed, RegistryError, TooManyRequests, Unavailable
 from proxy.rules import Rules
@@ -37,7 +37,7 @@ class Face:
 
     `clients` bounds what one client may have in progress; beyond that it gets 429 (P45).
 
-    With `catalog` a client may list the repositories that were pulled (P15).
+    With `catalog` a client may list the repositories that were pulled, or that `source` is known to have (P15).
 
     `access` decides who is answered at all, `rules` which repositories are mirrored.
 
@@ -75,7 +75,7 @@ class Face:
         self._rules = rules or Rules()
         self._hot = HotAnswers()
         self._cache = source if isinstance(source, ReadThrough) else None
-        self._listed = self._cache if catalog else None
+        self._listed = source if catalog and isinstance(source, Cataloged) else None
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         client = self._clients.of(request.remote or "", request.headers)

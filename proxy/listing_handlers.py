@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
+from typing import Protocol, runtime_checkable
 from urllib.parse import quote
 
 import msgspec
@@ -11,7 +12,6 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.cache.listings import ServedReferrers, ServedTags
-from proxy.cache.readthrough import ReadThrough
 from proxy.handlers import Exchange
 from proxy.oci import media
 from proxy.oci.conditional import not_modified
@@ -27,6 +27,15 @@ PAGE_MOST = 10_000
 """What is listed at once at most; the rest follows a Link."""
 _ENCODED_AT_ONCE = 200
 _NAMES_AT_ONCE = 1000
+
+
+@runtime_checkable
+class Cataloged(Protocol):
+    """A source that knows its repositories."""
+
+    async def repositories(self, after: str | None, limit: int) -> list[str]:
+        """Return up to `limit` names of repositories, upstream and all, in their order (P15)."""
+        ...
 
 
 async def serve_tags(
@@ -66,14 +75,14 @@ async def serve_referrers(
 
 
 async def serve_catalog(
-    cache: ReadThrough, rules: Rules, wanted: CatalogRequest, request: web.BaseRequest, exchange: Exchange
+    source: Cataloged, rules: Rules, wanted: CatalogRequest, request: web.BaseRequest, exchange: Exchange
 ) -> web.StreamResponse:
     """Answer GET and HEAD of `_catalog` with the repositories that were pulled here, upstream and all (P15).
 
     What `rules` close now is not named.
     """
     limit = _limit(wanted.n)
-    names = await _mirrored(cache, rules, wanted.last, limit + 1 if limit else 0)
+    names = await _mirrored(source, rules, wanted.last, limit + 1 if limit else 0)
     headers: Headers = {"Content-Type": "application/json"}
     if len(names) > limit > 0:
         del names[limit:]
@@ -82,10 +91,10 @@ async def serve_catalog(
     return _answer(msgspec.json.encode({"repositories": names}), headers, None, request, exchange)
 
 
-async def _mirrored(cache: ReadThrough, rules: Rules, after: str | None, limit: int) -> list[str]:
+async def _mirrored(source: Cataloged, rules: Rules, after: str | None, limit: int) -> list[str]:
     names: list[str] = []
     while len(names) < limit:
-        page = await cache.repositories(after, most := min(limit, _NAMES_AT_ONCE))
+        page = await source.repositories(after, most := min(limit, _NAMES_AT_ONCE))
         names += (name for name in page if rules.mirrors(_repository(name)))
         if len(page) < most:
             break
