@@ -33,6 +33,7 @@ from metrics.prometheus import Metrics
 from proxy.cache.once import Background
 from proxy.store.errors import StoreError
 from proxy.upstream.credentials import CredentialError
+from sync.bundle.errors import BundleError
 
 TAKE_UP_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ def run(config: Config, load: Load) -> int:
     with Logs(level=config.log.level, style=config.log.format) as logs:
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(_serve(config, load, logs))
-        except (StoreError, CredentialError, OSError) as error:
+                runner.run(_serve(config, load, logs) if config.serve_from is None else _serve_from(config, logs))
+        except (StoreError, CredentialError, BundleError, OSError) as error:
             print(f"entrepot: {words_of(error)}", file=sys.stderr)
             return 1
     return 0
@@ -108,6 +109,14 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
 
         while not await _hung_up(stop, hang_up):
             await _unless(stop, _survived(reload()))
+
+
+async def _serve_from(config: Config, logs: Logs) -> None:
+    from entrepot.serving_bundles import serve_bundles
+
+    metrics = Metrics(version=__version__)
+    metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
+    await serve_bundles(config, metrics, emitting(metrics, logs))
 
 
 async def _forget_peers(running: Mirror) -> None:

@@ -38,6 +38,7 @@ from entrepot.config.model import (
 )
 from entrepot.config.problems import ConfigError, Problem
 from entrepot.config.regions import check_tokens, read_grants, read_peers
+from entrepot.config.serving_from import check_from
 
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -78,6 +79,8 @@ def load(file: Path | None, environment: Mapping[str, str], flags: Mapping[str, 
         where = top_settings["admin_token_file"].where
         problems.append(Problem(where, "admin_token_file", "admin_token is given too", "one of them"))
     _check_fleet(top, top_settings, problems)
+    access = {**in_file.sections.get("access", {}), **in_environment.sections.get("access", {})}
+    check_from(top, top_settings, in_file.lists, sections["access"], access, problems)
     if problems:
         raise ConfigError(problems)
     top.setdefault("data", default_data(environment))
