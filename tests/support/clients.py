@@ -143,6 +143,10 @@ class Podman:
         entry = json.loads(self._run("image", "inspect", name))[0]
         return {f"sha256:{config}", entry["Digest"], *(one.partition("@")[2] for one in entry["RepoDigests"])}
 
+    def load(self, archive: Path) -> None:
+        """Take over the images of an archive."""
+        self._run("load", "--quiet", "--input", str(archive))
+
     def keeps(self, image: Image) -> set[str]:
         chosen = image.of(PLATFORM)
         return {image.digest, chosen.digest, chosen.blobs[0].digest}
@@ -204,6 +208,10 @@ class Containerd:
             timeout=timeout,
         )
         return self._content() - before
+
+    def load(self, archive: Path) -> None:
+        """Take over the images of an archive, this platform's."""
+        self._ctr("images", "import", "--platform", PLATFORM, "--snapshotter", self._snapshotter, archive)
 
     def keeps(self, image: Image) -> set[str]:
         return {image.digest, *image.of(PLATFORM).digests()}
