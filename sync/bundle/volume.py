@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ class _Itself(msgspec.Struct):
 
 
 _decode_itself = msgspec.json.Decoder(_Itself).decode
+
+
+def _nobody(count: int) -> None:
+    """Hear of bytes that were read, and do nothing about it."""
 
 
 class Volume:
@@ -109,40 +114,29 @@ class Volume:
 
     def check_small(self, entry: Entry) -> None:
         """Compare the content of an entry that is no blob with what it must be. Raises Damaged, OSError."""
-        body = self.read(entry.data, entry.size)
         match entry.part:
             case PlanPart():
-                fits = body == self.sealed.body
+                fits = self.read(entry.data, entry.size) == self.sealed.body
             case SignaturePart():
-                fits = body == self.signature
+                fits = self.read(entry.data, entry.size) == self.signature
             case VolumePart():
-                fits = body == layout.volume_document(self.sealed, self.number)
+                fits = self.read(entry.data, entry.size) == layout.volume_document(self.sealed, self.number)
             case DocumentPart(index):
-                fits = hashlib.sha256(body).hexdigest() == self.sealed.plan.documents[index].sha256
+                fits = self._hash(entry, hashlib.sha256(), _nobody) == self.sealed.plan.documents[index].sha256
             case OffsetsPart():
-                fits = body == layout.offsets_document(self.sealed, self._signature_size, self.number)
+                expected = layout.offsets_document(self.sealed, self._signature_size, self.number)
+                fits = self.read(entry.data, entry.size) == expected
             case BlobPart():
                 raise ValueError(f"{entry.name} is a blob")
         if not fits:
             self._fail(f"{self.describe(entry)} is not what the plan says")
 
-    def check_blob(self, entry: Entry, told: Callable[[int], None] = lambda count: None) -> None:
+    def check_blob(self, entry: Entry, told: Callable[[int], None] = _nobody) -> None:
         """Hash a blob, or a slice of one; `told` hears how many more bytes were read. Raises Damaged, OSError."""
-        part = entry.part
-        if not isinstance(part, BlobPart):
+        if not isinstance(entry.part, BlobPart):
             raise ValueError(f"{entry.name} is no blob")
-        expected, hasher = self._hash_of(part)
-        buffer = memoryview(bytearray(min(CHUNK, entry.size)))
-        offset, rest = entry.data, entry.size
-        while rest:
-            count = os.preadv(self._file, [buffer[: min(rest, CHUNK)]], offset)
-            if not count:
-                self._fail(f"it ends at byte {offset}, within {self.describe(entry)}")
-            hasher.update(buffer[:count])
-            told(count)
-            offset += count
-            rest -= count
-        if hasher.hexdigest() != expected:
+        expected, hasher = self._hash_of(entry.part)
+        if self._hash(entry, hasher, told) != expected:
             self._fail(f"{self.describe(entry)} is not what the plan says: the hash of its bytes is another")
 
     def check_end(self) -> None:
@@ -215,6 +209,20 @@ class Volume:
             self._fail(f"the header of {name} is not what it must be")
         return size
 
+    def _hash(self, entry: Entry, hasher: hashlib._Hash, told: Callable[[int], None]) -> str:
+        """Return the hash of an entry's bytes, read into one buffer."""
+        buffer = memoryview(bytearray(min(CHUNK, entry.size)))
+        offset, rest = entry.data, entry.size
+        while rest:
+            count = os.preadv(self._file, [buffer[: min(rest, CHUNK)]], offset)
+            if not count:
+                self._fail(f"it ends at byte {offset}, within {self.describe(entry)}")
+            hasher.update(buffer[:count])
+            told(count)
+            offset += count
+            rest -= count
+        return hasher.hexdigest()
+
     def _hash_of(self, part: BlobPart) -> tuple[str, hashlib._Hash]:
         plan = self.sealed.plan
         if part.whole:
@@ -226,8 +234,7 @@ class Volume:
         return found.sha256, hashlib.sha256()
 
     def _fail(self, what: str) -> NoReturn:
-        number = f" {self.number}" if self.number else ""
-        raise Damaged(f"{self.label}: {what}; {_REMEDY}{number}")
+        raise Damaged(f"{self.label}: {what}; {_REMEDY} {self.number or 'and its number'}")
 
 
 def find_volumes(paths: Sequence[Path]) -> list[Path]:
@@ -251,12 +258,14 @@ def find_volumes(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_volume(path: Path) -> bool:
+    if not stat.S_ISREG(path.stat().st_mode):
+        return False
     with path.open("rb") as file:
         return _begins(file.read(BLOCK + 64))
 
 
 def _begins(first: bytes) -> bool:
-    """Tell whether a file begins as a volume does: also where a bit of its first header is wrong."""
+    """Tell whether a file begins as a volume does, also where a bit of that is wrong: then it is damaged."""
     says_so = first.startswith(_BEGIN)
     looks_so = first[_MAGIC] == b"ustar\x0000" and first[BLOCK:].startswith(b'{"format":"' + FORMAT.encode())
     return says_so or looks_so
