@@ -272,7 +272,7 @@ def _told(bundle: Bundle) -> dict[str, object]:
 def _view(bundle: Bundle, signer: str | None) -> BundleView:
     plan = bundle.plan
     return BundleView(
-        plan=bundle.name,
+        plan=str(bundle.name),
         series=plan.series,
         region=plan.region,
         created=_moment(plan.created),

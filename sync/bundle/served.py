@@ -14,7 +14,8 @@ from functools import partial
 from itertools import islice
 from typing import Self
 
-from proxy.oci.descriptor import Descriptor, Manifest
+from proxy.cache.manifests import ServedManifest
+from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, ManifestUnknown
 from proxy.oci.listings import Referrers, TagPage, page_of
@@ -68,11 +69,11 @@ class ServedBundles:
     async def resolve(self, repository: Repository, reference: Reference) -> Descriptor:
         return (await self.manifest(repository, reference)).descriptor
 
-    async def manifest(self, repository: Repository, reference: Reference, terms: Terms = ANY) -> Manifest:
+    async def manifest(self, repository: Repository, reference: Reference, terms: Terms = ANY) -> ServedManifest:
         found = await self._source.manifest(repository, reference, terms)
         if not self._whole.get(found.descriptor.digest, False):
             raise ManifestUnknown(f"{repository} {reference} is not whole here: {self._lost(repository, reference)}")
-        return found
+        return ServedManifest(found.descriptor, found.body)
 
     async def stat_blob(self, repository: Repository, digest: Digest) -> Descriptor:
         return await self._source.stat_blob(repository, digest)

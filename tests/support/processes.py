@@ -158,6 +158,14 @@ class Program:
                 self._process.kill()
         return self._reap()
 
+    def ended(self, timeout: float = 30) -> int:
+        """Wait for its end and return the exit code. Raises ProgramFailed where it goes on for `timeout` seconds."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self.failed(f"it has not ended after {timeout} s") from None
+        return self._reap()
+
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would."""
         self._process.kill()
