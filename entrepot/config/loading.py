@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,25 @@ def check_files(config: Config) -> list[Problem]:
                 pass
         except OSError as error:
             problems.append(Problem(str(path), key, f"cannot be opened: {error.strerror}", accepted))
-    return problems + check_tokens(config.grants)
+    return problems + _check_keys(config) + check_tokens(config.grants)
+
+
+def _check_keys(config: Config) -> list[Problem]:
+    """Return a problem for each file of a [[trusted_key]] that can be opened and holds no public key."""
+    if not config.trusted_keys:
+        return []
+    from sync.bundle.errors import BundleError
+    from sync.bundle.keys import PublicKey
+
+    problems = []
+    for key in config.trusted_keys:
+        try:
+            with suppress(OSError), key.file.open("rb"):
+                PublicKey.load(key.file)
+        except BundleError as error:
+            accepted = TRUSTED_KEY["file"].accepted
+            problems.append(Problem(str(key.file), f"trusted_key {key.name}.file", str(error), accepted))
+    return problems
 
 
 def _upstreams(file: Layer, environment: Layer, flags: Layer, problems: list[Problem]) -> list[ItemLayer]:

@@ -79,6 +79,10 @@ def test_what_the_system_refused_is_told_without_numbers(tmp_path: Path) -> None
         ["sync", "once"],
         ["sync", "plan"],
         ["sync", "conflicts"],
+        ["inventory"],
+        ["bundle", "list"],
+        ["bundle", "verify"],
+        ["bundle", "release"],
     ],
 )
 def test_every_command_takes_a_configuration_and_a_format(command: list[str]) -> None:
