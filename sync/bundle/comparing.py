@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,11 +66,8 @@ def compare(a: Side, b: Side) -> Difference:
     """Return what differs."""
     new, gone, moved = _images(a, b)
     only_a, only_b, both = _Sum(), _Sum(), _Sum()
-    for digest in a.digests:
-        (both if digest in b.digests else only_a).add(digest, a, b)
-    for digest in b.digests:
-        if digest not in a.digests:
-            only_b.add(digest, a, b)
+    for digest, in_a, in_b in _merged(a.digests, b.digests):
+        (both if in_a and in_b else only_a if in_a else only_b).add(digest, a, b)
     return Difference(a.label, b.label, new, gone, moved, only_a.amount(), only_b.amount(), both.amount())
 
 
@@ -83,6 +80,18 @@ def _images(a: Side, b: Side) -> tuple[tuple[str, ...], tuple[str, ...], tuple[M
     ]
     moved = [Moved(name, in_a[name], in_b[name]) for name in in_a.keys() & in_b.keys() if in_a[name] != in_b[name]]
     return tuple(sorted(new)), tuple(sorted(gone)), tuple(sorted(moved, key=lambda one: one.reference))
+
+
+def _merged(a: Iterable[str], b: Iterable[str]) -> Iterator[tuple[str, bool, bool]]:
+    """Give every digest once, and in which of the two it is, both being in order."""
+    of_a, of_b = iter(a), iter(b)
+    left, right = next(of_a, None), next(of_b, None)
+    while left is not None or right is not None:
+        in_a = right is None or (left is not None and left <= right)
+        in_b = left is None or (right is not None and right <= left)
+        yield (left if in_a else right) or "", in_a, in_b
+        left = next(of_a, None) if in_a else left
+        right = next(of_b, None) if in_b else right
 
 
 class _Sum:
