@@ -46,7 +46,7 @@ from sync.bundle.source import BundleSource
 
 READERS = 8
 """Threads that read the medium."""
-CHUNK = 256 << 10
+CHUNK = 128 << 10
 """What is read at once for one client, who holds two of them at most."""
 PROBE_SECONDS = 5.0
 log = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ def _tell(serving: Serving) -> None:
             )
     for bundle, image in serving.served.lacking(most=20):
         log.warning(
-            "an image is not served: parts of it are in none of the bundles",
+            "an image is not served: parts of it are in none of the bundles, or damaged",
             extra=_told(bundle) | {"image": reference_of(bundle.plan, image)},
         )
     served, images = serving.served.counted()

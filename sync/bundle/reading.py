@@ -10,12 +10,16 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
 from sync.bundle.errors import Damaged
 from sync.bundle.opened import Extent, Readable
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 READ_SECONDS = 60.0
 _log = logging.getLogger(__name__)
@@ -101,11 +105,16 @@ class BundleBlob:
         self._reading = reading
         self._pieces = _pieces(extents, self.start, self.end, chunk)
         self._next: asyncio.Future[bytes] | None = None
+        self._hasher: _Hash | None = None
         self._closed = False
 
     @property
     def anonymous(self) -> bool:
         return False
+
+    def hash_into(self, hasher: _Hash) -> None:
+        """Feed `hasher` what is read, in the thread that reads it. Nothing may have been read yet."""
+        self._hasher = hasher
 
     async def begin(self) -> None:
         """Read the first chunk, so that a drive that is gone is told before a byte is promised. Raises Unavailable."""
@@ -128,8 +137,13 @@ class BundleBlob:
         piece = None if self._closed else next(self._pieces, None)
         self._next = None
         if piece is not None:
-            file, offset, length = piece
-            self._next = self._reading.begin(lambda: self._reading.read(file, offset, length))
+            self._next = self._reading.begin(partial(self._read, *piece))
+
+    def _read(self, file: Readable, offset: int, length: int) -> bytes:
+        chunk = self._reading.read(file, offset, length)
+        if self._hasher is not None:
+            self._hasher.update(chunk)
+        return chunk
 
     async def aclose(self) -> None:
         self._closed = True

@@ -147,21 +147,24 @@ class _Verified:
         self.size, self.start, self.end = stream.size, stream.start, stream.end
         self._stream = stream
         self._judged = judged
+        self._hasher = digest.hasher()
+        stream.hash_into(self._hasher)
 
     @property
     def anonymous(self) -> bool:
         return False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        hasher = self.digest.hasher()
         held = b""
         async for chunk in self._stream:
-            await asyncio.to_thread(hasher.update, chunk)
-            held += chunk
-            if len(held) > WITHHELD:
-                yield held[:-WITHHELD]
-                held = held[-WITHHELD:]
-        right = self.digest.matches(hasher)
+            if len(chunk) < WITHHELD:
+                chunk = held + chunk
+            elif held:
+                yield held
+            if len(chunk) > WITHHELD:
+                yield chunk[:-WITHHELD]
+            held = chunk[-WITHHELD:]
+        right = self.digest.matches(self._hasher)
         self._judged(right)
         if not right:
             raise BadContent(f"blob {self.digest} in {self._stream.where} is damaged: its bytes are not its digest's")

@@ -265,7 +265,7 @@ def missing(bundle: Bundle) -> str:
     if bundle.plan.requires:
         labels = ", ".join(base.label for base in bundle.plan.bases) or "another bundle"
         words.append(f"it is thin and stands on {labels}")
-    return "; ".join(words) or "it is not in this bundle"
+    return "; ".join(words) or "a part of it is missing or damaged"
 
 
 def _by_repository(bundles: Sequence[Bundle]) -> dict[Repository, _Held]:
