@@ -125,7 +125,12 @@ def check_volume(volume: Volume, told: Told = lambda count: None) -> list[Fault]
     """Return all that is wrong with one volume, its hash in the `.sha256` beside it among that."""
     faults: list[Fault] = []
     lost: list[Entry] = []
-    listed = listed_hash(volume.path)
+    listed: str | None = None
+    try:
+        listed = listed_hash(volume.path)
+    except OSError as error:
+        what = f"the file of hashes beside it cannot be read: {error.strerror or error}"
+        faults.append(_fault(volume, None, f"{volume.label}: {what}"))
     hasher = hashlib.sha256()
     for entry in volume.walk():
         if entry.data + entry.size > volume.size:
@@ -181,6 +186,8 @@ def _open(paths: Sequence[Path]) -> tuple[list[Volume], list[Fault]]:
                     volumes[file] = Volume.open(file)
                 except (Damaged, NotABundle) as error:
                     faults.append(Fault(str(error), file.name))
+                except OSError as error:
+                    faults.append(Fault(f"{file} cannot be read: {error.strerror or error}", file.name))
         if others and not volumes and len(others) == len(faults):
             raise others[0]
     except BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +162,25 @@ def test_parts_that_fit_the_plan_and_are_another_blob_together_are_found(tmp_pat
     (fault,) = only(tmp_path).faults
     assert fault.digest == cut.digest
     assert "the plan is wrong" in fault.message
+
+
+def test_a_sector_that_cannot_be_read_is_told_and_the_rest_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = make_bundle(tmp_path, IMAGES)
+    broken, other, *_ = places(path, lambda part: isinstance(part, BlobPart)).items()
+    flip(path, other[1])
+    preadv = os.preadv
+
+    def failing(file: int, buffers: list[memoryview], offset: int) -> int:
+        if offset == broken[1]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    first, second = only(path).faults
+    assert first.message == f"volume 1 (site.tar): {broken[0]} cannot be read: Input/output error"
+    assert other[0] in second.message
 
 
 def test_a_file_that_is_none_is_a_fault_beside_others_and_an_error_alone(tmp_path: Path) -> None:
