@@ -60,6 +60,17 @@ class Opened:
             await self._owned.run(self._lose(digest, wrong.found, record.size))
             return None
 
+    async def set_aside(self, digest: Digest, inode: int) -> None:
+        """Set aside the file of a blob, if it still is that one, whose bytes somebody has found to be wrong."""
+        await self._owned.run(self._set_aside(digest, inode))
+
+    async def _set_aside(self, digest: Digest, inode: int) -> None:
+        path = self._files.layout.blob(digest)
+        target = await asyncio.to_thread(self._files.set_aside, path, inode)
+        if target is not None:
+            _log.error("blob %s does not hold what its name says; set aside as %s", digest, target)
+            await self._catalog.lose_blob(digest, partial(self._still_there, digest))
+
     async def _lose(self, digest: Digest, found: os.stat_result | None, size: int) -> None:
         still_there = partial(self._still_there, digest)
         if found is None:

@@ -137,6 +137,11 @@ class Store:
         self._require_open()
         return await self._opened.read(digest, limit)
 
+    async def set_aside(self, digest: Digest, inode: int) -> None:
+        """Set aside a stored blob whose file, this one, was read and does not match its digest; tell the catalog."""
+        self._require_open()
+        await self._opened.set_aside(digest, inode)
+
     async def begin(self, digest: Digest, size: int | None, repository: Repository) -> Spool:
         """Start an attempt at a blob of `size` bytes (None: unknown) that `repository` was asked for.
 
