@@ -24,6 +24,7 @@ main = LazyGroup(
         "verify": "entrepot.cli.verify:verify",
         "backup": "entrepot.cli.backup:backup",
         "sync": "entrepot.cli.sync:sync",
+        "export": "entrepot.cli.export:export",
         "import": "entrepot.cli.import_:import_",
         "bundle": "entrepot.cli.bundle:bundle",
         "inventory": "entrepot.cli.inventory:inventory",
