@@ -39,7 +39,7 @@ from entrepot.config.model import (
 )
 from entrepot.config.problems import ConfigError, Problem
 from entrepot.config.regions import check_tokens, read_grants, read_peers
-from entrepot.config.serving_from import check_from
+from entrepot.config.serving_from import check_from, check_there
 
 _EVERYWHERE = ("0.0.0.0", "::")
 
@@ -136,7 +136,7 @@ def check_files(config: Config) -> list[Problem]:
                 pass
         except OSError as error:
             problems.append(Problem(str(path), key, f"cannot be opened: {error.strerror}", accepted))
-    return problems + _check_keys(config) + check_tokens(config.grants)
+    return problems + _check_keys(config) + check_tokens(config.grants) + check_there(config.serve_from)
 
 
 def _check_keys(config: Config) -> list[Problem]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from entrepot.config.keys import Section
+from entrepot.config.keys import TOP, Section
 from entrepot.config.layers import ItemLayer
 from entrepot.config.problems import Problem
 
@@ -20,6 +21,13 @@ _LISTS = {
     "warm": "no upstream is asked, so that nothing can be pulled ahead",
 }
 _REMEDY = "leave it out, or leave out `from`"
+
+
+def check_there(place: Path | None) -> list[Problem]:
+    """Return a problem where there is nothing at the place to serve from."""
+    if place is None or place.exists():
+        return []
+    return [Problem(str(place), "from", "there is no such file or folder", TOP["from"].accepted)]
 
 
 def check_from(

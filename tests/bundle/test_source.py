@@ -202,6 +202,40 @@ async def test_missing_volume_leaves_what_is_whole_without_it(
         await served.manifest(APP, Tag("2"))
 
 
+class _Staged:
+    """A part of a blob in a file of its own, in memory."""
+
+    label = "a staged part"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
+async def test_blob_is_read_across_a_volume_and_staged_parts(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:
+    data = blob(300_000, 1)
+    paths = make_bundle(tmp_path, [(f"{APP}:1", make_image([data]))], split=96 << 10)
+    source = opening(paths[0])
+    (bundle,) = source.bundles
+    place = bundle.place(Digest.of(data))
+    with pytest.raises(Unavailable, match="volumes these are missing: 2"):
+        await source.open_blob(APP, Digest.of(data))
+    assert len(bundle.plan.slices) > 2
+    for one in bundle.plan.slices[1:]:
+        assert one.blob == place
+        bundle.staged[one.blob, one.offset] = _Staged(data[one.offset : one.offset + one.size])
+    assert await read(await source.open_blob(APP, Digest.of(data))) == data
+    edge = bundle.plan.slices[1].offset
+    assert (
+        await read(await source.open_blob(APP, Digest.of(data), ByteRange(edge - 5, edge + 4)))
+        == (data[edge - 5 : edge + 5])
+    )
+
+
 async def test_drive_that_is_gone_is_told_by_its_volume_and_heard_of_when_it_is_back(
     tmp_path: Path, opening: Callable[..., BundleSource]
 ) -> None:  # P30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrepot.config import ConfigError, load
+from entrepot.config import ConfigError, check_files, load
 
 PEER = '[[peer]]\nname = "us-east"\nurl = "https://us.example"\ntoken_file = "t"'
 GRANT = '[[grant]]\nname = "us-east"\ntoken_file = "t"\nrepositories = ["*"]'
@@ -32,6 +32,14 @@ def test_who_may_pull_and_one_worker_stand_beside_bundles(tmp_path: Path) -> Non
     file.write_text('from = "site.tar"\nworkers = 1\noffline = false\n[access]\nmode = "token"\ntoken_file = "t"\n')
     config = load(file, {}, {})
     assert (config.serve_from, config.access.mode) == (tmp_path / "site.tar", "token")
+
+
+def test_bundle_that_is_not_there_is_found_by_the_check(tmp_path: Path) -> None:
+    config = load(None, {}, {"from": str(tmp_path / "site.tar")})
+    (problem,) = check_files(config)
+    assert (problem.key, problem.where) == ("from", str(tmp_path / "site.tar"))
+    (tmp_path / "site.tar").touch()
+    assert check_files(config) == []
 
 
 def test_without_bundles_the_same_keys_are_taken(tmp_path: Path) -> None:

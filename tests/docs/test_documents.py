@@ -97,7 +97,7 @@ def test_the_configuration_shown_is_accepted_and_has_every_key(tmp_path: Path) -
     file.write_text(shown)
     load(file, {}, {})
     document = tomllib.loads(shown)
-    assert set(document) == {*TOP, *SECTIONS, "upstream", *LISTS} - {"admin_token", "fleet_secret"}
+    assert set(document) == {*TOP, *SECTIONS, "upstream", *LISTS} - {"admin_token", "fleet_secret", "from"}
     assert set(document["log"]) == set(LOG)
     assert set(document["upstream"][0]) == set(UPSTREAM) - {"docker_config"}
     for name, keys in LISTS.items():
