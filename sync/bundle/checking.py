@@ -19,6 +19,7 @@ from sync.bundle.errors import BundleError, Damaged, NotABundle, Untrusted
 from sync.bundle.keys import Trust, Verdict
 from sync.bundle.layout import BlobPart, Entry
 from sync.bundle.opened import Bundle
+from sync.bundle.plan import Sealed
 from sync.bundle.volume import CHUNK, Volume, find_volumes
 
 AT_ONCE = 2
@@ -169,6 +170,7 @@ def _hashes_beside(path: Path) -> list[Path]:
 
 def _open(paths: Sequence[Path]) -> tuple[list[Volume], list[Fault]]:
     volumes: dict[Path, Volume] = {}
+    plans: dict[Digest, Sealed] = {}
     faults: list[Fault] = []
     others: list[NotABundle] = []
     try:
@@ -183,7 +185,9 @@ def _open(paths: Sequence[Path]) -> tuple[list[Volume], list[Fault]]:
                 if file in volumes:
                     continue
                 try:
-                    volumes[file] = Volume.open(file)
+                    volume = volumes[file] = Volume.open(file)
+                    # One plan for all of its volumes: a large one takes a hundred megabytes.
+                    volume.sealed = plans.setdefault(volume.sealed.name, volume.sealed)
                 except (Damaged, NotABundle) as error:
                     faults.append(Fault(str(error), file.name))
                 except OSError as error:
