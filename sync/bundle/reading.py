@@ -30,25 +30,29 @@ T = TypeVar("T")
 class Reading:
     """Reads files of bundles in `threads` (None: the loop's own), and remembers which of them failed last.
 
-    State: per file that failed, its label, the place that could not be read; it is forgotten once a read succeeds.
+    State: per file that failed, its label, the place that could not be read; it is forgotten once that place can
+    be read: others may only be in the memory of the system.
     """
 
     def __init__(self, threads: Executor | None = None) -> None:
         self._threads = threads
-        self._failed: dict[str, tuple[Readable, int, str]] = {}
+        self._failed: dict[str, tuple[Readable, int]] = {}
 
     def read(self, file: Readable, offset: int, length: int) -> bytes:
         """Return bytes of a file, for threads. Raises Unavailable that names it."""
         try:
             body = file.read(offset, length)
         except (OSError, Damaged) as error:
-            why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+            told = str(error)
+            if isinstance(error, OSError):
+                why = error.strerror or told
+                told = f"{file.label} cannot be read at byte {offset}: {why}; is its drive still there?"
             if file.label not in self._failed:
-                _log.error("a bundle cannot be read", extra={"file": file.label, "offset": offset, "why": why})
-            self._failed[file.label] = (file, offset, why)
-            told = f"{file.label} cannot be read at byte {offset}: {why}; is its drive still there?"
+                _log.error("a bundle cannot be read", extra={"file": file.label, "offset": offset, "why": told})
+            self._failed[file.label] = (file, offset)
             raise Unavailable(told) from error
-        if self._failed:
+        failed = self._failed.get(file.label)
+        if failed is not None and offset <= failed[1] < offset + length:
             self._failed.pop(file.label, None)
         return body
 
@@ -67,7 +71,7 @@ class Reading:
     def failing(self, files: Sequence[Readable]) -> list[str]:
         """Return in words which of `files`, or of those that failed before, cannot be read now. For threads."""
         places = {file.label: (file, 0) for file in files}
-        places |= {label: (file, offset) for label, (file, offset, _) in list(self._failed.items())}
+        places |= dict(self._failed)
         problems = []
         for file, offset in places.values():
             try:

@@ -248,6 +248,7 @@ async def test_drive_that_is_gone_is_told_by_its_volume_and_heard_of_when_it_is_
     for span in (None, ByteRange(400_000, None)):
         with pytest.raises(Unavailable, match=path.name):
             await served.open_blob(APP, Digest.of(data), span)
+    await served.manifest(APP, Tag("1"))  # what can be read elsewhere says nothing
     (problem,) = await source.problems()
     assert path.name in problem
     path.write_bytes(whole)

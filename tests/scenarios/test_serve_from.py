@@ -19,7 +19,7 @@ from sync.bundle.keys import PrivateKey
 from sync.bundle.opened import open_bundles
 from tests.bundle.writing import make_bundle
 from tests.support import contents, images
-from tests.support.clients import Client, Docker, Podman, Skopeo
+from tests.support.clients import Client, Containerd, Docker, Podman, Skopeo
 from tests.support.images import Image
 from tests.support.mirror import Mirror
 from tests.support.processes import run
@@ -124,6 +124,14 @@ def test_podman_pulls_every_image_from_two_volumes(mirror: Mirror, disk: Medium)
 def test_dockerd_pulls_every_image_with_the_mirror_in_its_list(mirror: Mirror, disk: Medium) -> None:
     with TemporaryDirectory(prefix="dk") as short, Docker(Path(short)) as docker:
         pulls_all(docker, mirror, disk)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.needs("containerd", "ctr", "root")
+def test_containerd_pulls_every_image_by_its_namespace(mirror: Mirror, disk: Medium) -> None:
+    with TemporaryDirectory(prefix="cd") as short, Containerd(Path(short)) as containerd:
+        pulls_all(containerd, mirror, disk)
 
 
 def test_ranges_heads_and_lists_are_answered_from_the_volumes(mirror: Mirror, disk: Medium) -> None:  # P3, P4, P5
