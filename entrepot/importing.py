@@ -225,7 +225,7 @@ class _Importer:
             done += count
             self._report(Reading(bundle.plan.series, min(done, total), total))
 
-        with ThreadPoolExecutor(2 * AT_ONCE, thread_name_prefix="import") as executor:
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="import") as executor:
             medium = Medium(bundle, executor, told)
             sources = {name.upstream: (medium,) for name in bundle.plan.names}
             async with open_cache(
