@@ -16,8 +16,8 @@ from itertools import chain
 import msgspec
 
 from proxy.oci.digest import Digest
-from sync.bundle.errors import BundleError
-from sync.bundle.plan import MAX_PLAN, MAX_VOLUMES, Blob, Cut, Plan, Sealed, Slice, cut_slices, write_plan
+from sync.bundle.errors import BundleError, Damaged
+from sync.bundle.plan import MAX_PLAN, MAX_VOLUMES, Blob, Cut, Plan, Sealed, Slice, cut_slices, read_plan, write_plan
 
 PLAN = "entrepot/plan.json"
 SIGNATURE = "entrepot/plan.sig"
@@ -102,12 +102,15 @@ def padded(size: int, unit: int = BLOCK) -> int:
 
 
 def seal(plan: Plan) -> Sealed:
-    """Return the plan with its exact bytes, padded. Raises BundleError where it is larger than any reader takes."""
+    """Return the plan with its exact bytes, padded. Raises BundleError where no reader would take it."""
     body = write_plan(plan)
     size = padded(len(body), PLAN_UNIT)
     if size > MAX_PLAN:
         raise BundleError(f"the plan would have {size} bytes, more than {MAX_PLAN}: export fewer images at once")
-    return Sealed.of(plan, body.ljust(size))
+    try:
+        return read_plan(body.ljust(size))
+    except Damaged as error:
+        raise BundleError(f"no site would take such a bundle: {error}") from None
 
 
 def entries(sealed: Sealed, signature_size: int, volume: int) -> Iterator[Entry]:

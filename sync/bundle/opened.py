@@ -109,8 +109,11 @@ def open_bundles(paths: Sequence[Path]) -> list[Bundle]:
     """
     found: dict[Digest, Bundle] = {}
     try:
+        known: dict[Digest, Sealed] = {}
         for path in find_volumes(paths):
-            _add(found, Volume.open(path))
+            volume = Volume.open(path, known)
+            known[volume.sealed.name] = volume.sealed
+            _add(found, volume)
     except BaseException:
         for bundle in found.values():
             bundle.close()
@@ -130,7 +133,6 @@ def _add(found: dict[Digest, Bundle], volume: Volume) -> None:
     if volume.number in bundle.volumes:
         volume.close()
         return
-    volume.sealed = bundle.sealed
     bundle.volumes[volume.number] = volume
 
 

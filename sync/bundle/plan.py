@@ -34,7 +34,8 @@ _DIGEST = r"\A(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z"
 _Digest = Annotated[str, msgspec.Meta(pattern=_DIGEST)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _TagName = Annotated[str, msgspec.Meta(pattern=r"\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")]
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+# A person is shown these: no control characters, which a terminal would obey.
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
 _Index = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOBS)]
 
 

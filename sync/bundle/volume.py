@@ -11,12 +11,14 @@ import os
 import re
 import stat
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, NoReturn, Self
 
 import msgspec
 
+from proxy.oci.digest import Digest
 from sync.bundle import layout
 from sync.bundle.errors import Damaged, NotABundle
 from sync.bundle.layout import BLOCK, BlobPart, DocumentPart, Entry, OffsetsPart, PlanPart, SignaturePart, VolumePart
@@ -32,6 +34,8 @@ _NAME = slice(0, 100)
 _SIZE = slice(124, 136)
 _OCTAL = re.compile(rb"[0-7]{11}\0")
 _REMEDY = "copy the volume again from where it was made, or make it anew there with entrepot export --recut"
+
+_UNKNOWN: Mapping[Digest, Sealed] = MappingProxyType({})
 
 
 class _Itself(msgspec.Struct):
@@ -54,14 +58,16 @@ class Volume:
         self._offsets: array[int] | None = None
         self.path = path
         self.size = size
-        self.label = str(path.name)
+        self.label = shown(path.name)
         self.number = 0
         self.signature: bytes | None = None
         self.sealed: Sealed
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, known: Mapping[Digest, Sealed] = _UNKNOWN) -> Self:
         """Open a volume and check its plan, signature entry and volume.json; the rest is for the check methods.
+
+        known: plans that were read before, by their names; one of them is taken as it is, and not read again.
 
         Raises:
             NotABundle: it does not begin as a volume does.
@@ -71,7 +77,7 @@ class Volume:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             volume = cls(file, path, os.fstat(file).st_size)
-            volume._begin()
+            volume._begin(known)
         except BaseException:
             os.close(file)
             raise
@@ -167,14 +173,15 @@ class Volume:
     def _signature_size(self) -> int:
         return len(self.signature or b"")
 
-    def _begin(self) -> None:
+    def _begin(self, known: Mapping[Digest, Sealed]) -> None:
         """Read what a volume begins with, and compare it with what follows from it."""
         first = os.pread(self._file, BLOCK + 64, 0)
         if not _begins(first):
-            raise NotABundle(f"{self.path} is no volume of a bundle: it does not begin with {layout.PLAN}")
+            raise NotABundle(f"{shown(str(self.path))} is no volume of a bundle: it does not begin with {layout.PLAN}")
         size = self._size_at(0, layout.PLAN, MAX_PLAN)
+        body = self.read(BLOCK, size)
         try:
-            self.sealed = read_plan(self.read(BLOCK, size))
+            self.sealed = known.get(Digest.of(body)) or read_plan(body)
         except Damaged as error:
             self._fail(str(error))
         at = BLOCK + layout.padded(size)
@@ -199,7 +206,7 @@ class Volume:
         if itself.volume > len(self.sealed.plan.volumes) or body != layout.volume_document(self.sealed, itself.volume):
             self._fail(f"{layout.VOLUME} is not what the plan says")
         self.number = itself.volume
-        self.label = f"volume {self.number} ({self.path.name})"
+        self.label = f"volume {self.number} ({shown(self.path.name)})"
 
     def _size_at(self, at: int, name: str, most: int) -> int:
         """Return the size that a header gives, of which nothing else is believed yet."""
@@ -237,6 +244,11 @@ class Volume:
         raise Damaged(f"{self.label}: {what}; {_REMEDY} {self.number or 'and its number'}")
 
 
+def shown(name: str) -> str:
+    """Return the name of a file, which a medium may have from anybody, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
 def find_volumes(paths: Sequence[Path]) -> list[Path]:
     """Return the volumes that are meant: files themselves; of a folder its *.tar that begin as a volume does.
 
@@ -245,15 +257,15 @@ def find_volumes(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix == SUFFIX and one.is_file())
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() == SUFFIX and one.is_file())
             volumes = [one for one in inside if _is_volume(one)]
             if not volumes:
-                raise NotABundle(f"{path} holds no volume of a bundle (*{SUFFIX})")
+                raise NotABundle(f"{shown(str(path))} holds no volume of a bundle (*{SUFFIX})")
             found += volumes
         elif _is_volume(path):
             found.append(path)
         else:
-            raise NotABundle(f"{path} is no volume of a bundle: it does not begin with {layout.PLAN}")
+            raise NotABundle(f"{shown(str(path))} is no volume of a bundle: it does not begin with {layout.PLAN}")
     return list(dict.fromkeys(found))
 
 

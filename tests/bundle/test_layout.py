@@ -188,3 +188,9 @@ def test_plan_without_padding_is_the_same_plan_under_another_name() -> None:
     bare = read_plan(write_plan(sealed.plan))
     assert bare.plan == sealed.plan
     assert bare.name != sealed.name
+
+
+@pytest.mark.parametrize("series", ["", "\x1b[2J", "two\nlines", "x" * 256])
+def test_plan_that_no_site_would_read_is_not_sealed(series: str) -> None:
+    with pytest.raises(BundleError, match="no site would take such a bundle: the plan cannot be read"):
+        layout.seal(msgspec.structs.replace(bare_plan({}), series=series))

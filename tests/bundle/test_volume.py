@@ -267,6 +267,22 @@ def test_folder_gives_its_volumes_and_a_stranger_is_named(medium: Medium, tmp_pa
         find_volumes([tmp_path / "pipe.tar"])
 
 
+def test_name_of_a_file_cannot_talk_to_the_terminal(tmp_path: Path) -> None:
+    (path,) = make_bundle(tmp_path, IMAGES)
+    volume = Volume.open(path.rename(tmp_path / "\x1b[2Jsite\udcff.tar"))
+    assert volume.label == "volume 1 (?[2Jsite?.tar)"
+    volume.close()
+
+
+def test_plan_that_was_read_before_is_not_read_again(medium: Medium) -> None:
+    first = Volume.open(medium.volumes[0])
+    second = Volume.open(medium.volumes[1], {first.sealed.name: first.sealed})
+    assert second.sealed is first.sealed
+    assert second.number == 2
+    first.close()
+    second.close()
+
+
 def test_sha512_blobs_are_read_by_their_long_names(tmp_path: Path) -> None:
     plan, blobs, documents = plan_of(IMAGES)
     body = blob(20_000, 9)
