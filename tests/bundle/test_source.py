@@ -66,13 +66,27 @@ def write_contents(folder: Path, contents: Contents, split: int | None = None) -
     return write_bundle(folder, msgspec.structs.replace(plan, images=marked), blobs, documents, split=split)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Contents, int | None], list[Path]]:
+    """Writes what the suite wants once for each size of volumes."""
+    folder = tmp_path_factory.mktemp("written")
+    kept: dict[int | None, list[Path]] = {}
+
+    def write(contents: Contents, split: int | None) -> list[Path]:
+        if split not in kept:
+            (folder / str(split)).mkdir()
+            kept[split] = write_contents(folder / str(split), contents, split)
+        return kept[split]
+
+    return write
+
+
 class _OverBundle(SourceSuite):
     split: int | None = None
 
     @pytest.fixture
-    def bundle(self, contents: Contents, tmp_path: Path) -> Iterator[_Counting]:
-        paths = write_contents(tmp_path, contents, self.split)
-        bundles = open_bundles(paths)
+    def bundle(self, contents: Contents, written: Callable[[Contents, int | None], list[Path]]) -> Iterator[_Counting]:
+        bundles = open_bundles(written(contents, self.split))
         yield _Counting(bundles)
         close(bundles)
 
