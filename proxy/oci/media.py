@@ -49,6 +49,11 @@ def is_nondistributable(media_type: str) -> bool:
     return media_type == DOCKER_FOREIGN_LAYER or media_type.startswith(OCI_NONDISTRIBUTABLE_LAYER)
 
 
+def is_file_system(media_type: str) -> bool:
+    """Tell whether a layer of this type is a part of a root file system, of whatever compression."""
+    return media_type.startswith(("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."))
+
+
 def parse_accept(lines: Sequence[str]) -> tuple[MediaRange, ...]:
     """Return the entries of all `Accept` lines, comma lists and separate lines alike (P20).
 

@@ -51,7 +51,11 @@ class Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A manifest as far as a bundle must know it: `size` in bytes, `kind` as a ParsedManifest's."""
+    """A manifest as far as a bundle must know it: `size` in bytes.
+
+    kind: a ParsedManifest's, but `artifact` also of what has an image's config and no file systems for layers, as a
+    signature by cosign.
+    """
 
     media_type: str
     size: int
@@ -106,7 +110,10 @@ def manifest_of(parsed: ParsedManifest, size: int, wanted: Container[str] | None
         return Part(digest, child.descriptor.size, child.role, platform, child.required, chosen)
 
     subject = None if parsed.subject is None else str(parsed.subject.digest)
-    return Manifest(parsed.media_type, size, parsed.kind, tuple(map(part, parsed.children)), subject)
+    layers = (child.descriptor.media_type for child in parsed.children if child.role == "layer")
+    artifact = parsed.kind == "image" and not all(map(media.is_file_system, layers))
+    kind = "artifact" if artifact else parsed.kind
+    return Manifest(parsed.media_type, size, kind, tuple(map(part, parsed.children)), subject)
 
 
 def closure(manifests: Mapping[str, Manifest], top: str) -> Iterator[tuple[str, int, str]]:
