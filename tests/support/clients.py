@@ -210,8 +210,8 @@ class Containerd:
         return self._content() - before
 
     def load(self, archive: Path) -> None:
-        """Take over the images of an archive, this platform's."""
-        self._ctr("images", "import", "--platform", PLATFORM, "--snapshotter", self._snapshotter, archive)
+        """Take over all that an archive holds, images or not; `read` unpacks."""
+        self._ctr("images", "import", "--all-platforms", "--no-unpack", archive)
 
     def keeps(self, image: Image) -> set[str]:
         return {image.digest, *image.of(PLATFORM).digests()}
