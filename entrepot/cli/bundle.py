@@ -11,7 +11,7 @@ import click
 
 from entrepot.cli.exits import DONE, IN_PART, CommandFailed
 from entrepot.cli.lazy import LazyGroup
-from entrepot.cli.options import bare_command, command
+from entrepot.cli.options import bare_command, command, unread_config_option
 from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.progress import meter
 from entrepot.config import Config
@@ -80,6 +80,7 @@ def verify_(
 @click.command("diff", short_help="Compare two bundles, inventories or receipts.")
 @click.argument("a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@unread_config_option
 @bare_command
 def diff_(output: Output, a: Path, b: Path) -> int:
     """Tell what is in B and not in A and the other way round, and which tags moved.

@@ -44,7 +44,9 @@ def _image(image: ListedImage) -> str:
     name = image.reference if "@" in image.reference else f"{image.reference:<40}  {image.digest[:19]}"
     least = "" if image.whole else "at least "
     size = f"{least}{format_size(image.size)}"
-    brought = "" if image.brought == image.size else f", {format_size(image.brought)} of it here"
+    if not image.brought:
+        size = "all of it in the base"
+    brought = "" if image.brought in (0, image.size) else f", {format_size(image.brought)} of it here"
     subject = f"  refers to {image.subject[:19]}" if image.subject is not None else ""
     return f"{name}  {size}{brought}{subject}"
 

@@ -9,7 +9,7 @@ import click
 
 from entrepot.cli.exits import DONE, USAGE, CommandFailed
 from entrepot.cli.lazy import LazyGroup
-from entrepot.cli.options import bare_command
+from entrepot.cli.options import bare_command, unread_config_option
 from entrepot.cli.output import Output
 
 key = LazyGroup("key", {"new": "entrepot.cli.key:new"}, help="Make the keys that sign bundles.")
@@ -28,6 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
     default=Path(),
     help="Where to put it.  [default: here]",
 )
+@unread_config_option
 @bare_command
 def new(output: Output, name: str, folder: Path) -> int:
     """Make a key to sign bundles with: NAME.key, which stays here, and NAME.pub, for those who check what it signed.

@@ -62,6 +62,9 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     help="The configuration file (TOML).",
 )
+unread_config_option = click.option(
+    "--config", metavar="FILE", expose_value=False, help="Accepted, as by every command; it is not read."
+)
 _FORMAT = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", help="Output for people or machines."
 )

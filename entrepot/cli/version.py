@@ -7,12 +7,12 @@ import platform
 import click
 
 from entrepot import __version__
-from entrepot.cli.options import bare_command
+from entrepot.cli.options import bare_command, unread_config_option
 from entrepot.cli.output import Output
 
 
 @click.command()
-@click.option("--config", metavar="FILE", expose_value=False, help="Accepted, as by every command; it is not read.")
+@unread_config_option
 @bare_command
 def version(output: Output) -> int:
     """Show the version of entrepot and of Python."""

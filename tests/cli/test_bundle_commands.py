@@ -160,6 +160,8 @@ def test_a_list_of_a_thin_bundle_says_what_it_stands_on(site: Path, tmp_path: Pa
     text = entrepot("bundle", "list", tmp_path, "--config", site).stdout
     assert "stands on bundle weekly of last week: 2 blobs" in text
     assert "signature not trusted here: the bundle is not signed" in text
+    assert f"{FIRST.digest[:19]}  all of it in the base" in text
+    assert "KiB of it here" in text
     (listed,) = document("bundle", "list", tmp_path, "--config", site)["bundles"]
     alpine, busybox = listed["images"]
     assert (alpine["whole"], alpine["size"], alpine["brought"]) == (False, len(FIRST.body), 0)

@@ -82,7 +82,9 @@ def test_what_the_system_refused_is_told_without_numbers(tmp_path: Path) -> None
         ["inventory"],
         ["bundle", "list"],
         ["bundle", "verify"],
+        ["bundle", "diff"],
         ["bundle", "release"],
+        ["key", "new"],
     ],
 )
 def test_every_command_takes_a_configuration_and_a_format(command: list[str]) -> None:
