@@ -143,11 +143,11 @@ class Exporting:
             try:
                 return await self._threaded(work, partial(write_volume, work, path, mark, reached))
             except WrongBlob as wrong:
-                await self._mend(work.sealed.plan, wrong)
                 if journal is not None:
                     nothing = Mark(work.volume, 0, hashlib.sha256().hexdigest())
                     mark = journal.last(work.volume, before=wrong.start) or nothing
                     await asyncio.to_thread(reached, mark)
+                await self._mend(work.sealed.plan, wrong)
 
     def _work(
         self, sealed: Sealed, signature: bytes | None, bodies: tuple[bytes, ...], what: str, total: int, volume: int
