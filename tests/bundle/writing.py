@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from proxy.oci.digest import Digest
+from proxy.oci.manifests import parse_manifest
 from sync.bundle import layout
 from sync.bundle.keys import SIGNATURE_SIZE, PrivateKey, sign
 from sync.bundle.layout import BlobPart, DocumentPart, OffsetsPart, Part, PlanPart, SignaturePart, VolumePart
-from sync.bundle.plan import FORMAT, Blob, Cut, Document, Image as PlanImage, Plan, Sealed, Tagged
+from sync.bundle.making import Choice, Manifest, Top, make, manifest_of
+from sync.bundle.plan import Plan, Sealed, Tagged
 from tests.support.contents import Image
 
 CREATED = 1_700_000_000
@@ -105,52 +106,24 @@ def plan_of(
     images: Sequence[tuple[str, Image]], *, series: str = "default", created: int = CREATED, version: int = 1 << 40
 ) -> tuple[Plan, dict[str, bytes], dict[str, bytes]]:
     """Return the plan of images that are brought whole, its blobs, and its documents."""
-    repositories = sorted({_named(reference)[0] for reference, _ in images})
     bodies: dict[str, bytes] = {}
-    manifests: dict[str, Blob] = {}
-    configs: dict[str, Blob] = {}
-    rest: dict[str, Blob] = {}
-    listed, entries = [], []
+    manifests: dict[str, Manifest] = {}
 
-    def gather(image: Image, repository: int) -> None:
-        manifests.setdefault(str(image.digest), Blob(str(image.digest), len(image.body), repository, image.media_type))
+    def gather(image: Image) -> None:
         bodies[str(image.digest)] = image.body
+        manifests[str(image.digest)] = manifest_of(parse_manifest(image.body, image.media_type), len(image.body))
+        bodies.update((str(Digest.of(data)), data) for data in image.blobs)
         for child in image.children:
-            gather(child, repository)
-        for place, data in enumerate(image.blobs):
-            digest = str(Digest.of(data))
-            bodies[digest] = data
-            (rest if place else configs).setdefault(digest, Blob(digest, len(data), repository))
+            gather(child)
 
-    for reference, image in sorted(images, key=lambda one: one[0]):
+    tops = []
+    for reference, image in images:
+        gather(image)
         name, tag = _named(reference)
-        repository = repositories.index(name)
-        gather(image, repository)
-        tagged = Tagged(tag, version, "eu-west", float(created)) if tag else None
-        listed.append(PlanImage(repository, str(image.digest), image.media_type, len(image.body), tagged))
-        names = {"org.opencontainers.image.ref.name": reference, "io.containerd.image.name": reference}
-        entries.append(
-            {"mediaType": image.media_type, "digest": image.digest, "size": len(image.body), "annotations": names}
-        )
-    documents = {
-        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-        "index.json": json.dumps({"schemaVersion": 2, "manifests": entries}).encode(),
-        "manifest.json": b"[]",
-    }
-    plan = Plan(
-        format=FORMAT,
-        series=series,
-        region="eu-west",
-        created=created,
-        repositories=tuple(repositories),
-        images=tuple(listed),
-        blobs=(*manifests.values(), *(configs | rest).values()),
-        documents=tuple(
-            Document(name, len(body), hashlib.sha256(body).hexdigest()) for name, body in documents.items()
-        ),
-        volumes=(Cut(0, 0),),
-    )
-    return plan, bodies, documents
+        tops.append(Top(name, str(image.digest), Tagged(tag, version, "eu-west", float(created)) if tag else None))
+    draft = make(Choice(series, "eu-west", created, tops, manifests))
+    documents = {one.name: body for one, body in zip(draft.plan.documents, draft.documents, strict=True)}
+    return draft.plan, bodies, documents
 
 
 def _named(reference: str) -> tuple[str, str | None]:
