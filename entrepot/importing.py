@@ -18,11 +18,11 @@ import msgspec
 from entrepot.access import rules_of
 from entrepot.beside import opened_store
 from entrepot.config import Config
+from entrepot.trusting import trust_of
 from metrics.events import ignore
 from proxy.cache.readthrough import open_cache
 from proxy.oci.errors import NameUnknown
 from proxy.oci.names import Repository
-from proxy.regions.scope import Scope
 from proxy.store.disk import Disk
 from proxy.store.records import Proof
 from proxy.store.rescan import rescanning
@@ -31,7 +31,7 @@ from proxy.store.sweep import sweeping
 from sync.bundle.errors import Interrupted, Refused
 from sync.bundle.gathering import gather
 from sync.bundle.importing import AT_ONCE, Intake, Medium
-from sync.bundle.keys import PublicKey, Trust, TrustedKey, Verdict
+from sync.bundle.keys import Verdict
 from sync.bundle.opened import Bundle, open_bundles
 from sync.bundle.plan import reference_of
 from sync.bundle.preflight import Allowed, Change, Examined, examine
@@ -133,7 +133,7 @@ async def import_bundles(config: Config, request: ImportRequest, report: Callabl
 
     Raises BundleError, StoreBusy, WrongUser, CatalogError, OSError.
     """
-    trust = await asyncio.to_thread(_trust, config, request)
+    trust = await asyncio.to_thread(trust_of, config, request.verify_keys, require=request.require_signature)
     async with AsyncExitStack() as stack:
         bundles = await asyncio.to_thread(open_bundles, request.paths)
         for bundle in bundles:
@@ -262,13 +262,6 @@ class _Importer:
                 raise
             self._report(Note(f"no receipt beside the bundle ({error.strerror}): carry {kept}, or the digits, back"))
         return tuple(written)
-
-
-def _trust(config: Config, request: ImportRequest) -> Trust:
-    keys = [TrustedKey(one.name, PublicKey.load(one.file), Scope.of(one.repositories)) for one in config.trusted_keys]
-    keys += [TrustedKey(path.name, PublicKey.load(path), Scope.of(("*",))) for path in request.verify_keys]
-    asked = config.bundles.require_signature
-    return Trust(keys, request.require_signature or (bool(keys) if asked is None else asked))
 
 
 def _allowed(config: Config) -> Allowed:
