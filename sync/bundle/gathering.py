@@ -76,7 +76,7 @@ async def gather(
     """
     plan, catalog = bundle.plan, store.catalog
     here, public = await catalog.read(lambda connection: read_here(connection, digests_of(plan)))
-    members = await catalog.read(lambda connection: _members_of_required(connection, plan))
+    members = frozenset() if vouched else await catalog.read(lambda connection: _members_of_required(connection, plan))
     contents = await catalog.read(lambda connection: read_contents(connection, here))
     unread = [at for at, blob in enumerate(plan.blobs) if blob.media_type is not None and blob.digest not in contents]
     contents.update(await asyncio.to_thread(_read_manifests, bundle, unread))
@@ -87,7 +87,8 @@ async def gather(
         now=now,
         vouched=vouched,
         here=here | promised,
-        provable=public | members | promised,
+        public=public | promised,
+        members=members,
         tags=tags,
         contents=contents,
         room=room,
@@ -124,14 +125,10 @@ def read_members(connection: sqlite3.Connection, repository: tuple[str, str], di
     return found
 
 
-def _members_of_required(connection: sqlite3.Connection, plan: Plan) -> set[str]:
-    wanted: dict[int, list[str]] = {}
-    for one in plan.requires:
-        wanted.setdefault(one.repository, []).append(one.digest)
-    found: set[str] = set()
-    for at, digests in wanted.items():
-        found |= read_members(connection, plan.names[at], digests)
-    return found
+def _members_of_required(connection: sqlite3.Connection, plan: Plan) -> frozenset[tuple[int, str]]:
+    wanted = [one.digest for one in plan.requires]
+    places = range(len(plan.names)) if wanted else ()
+    return frozenset((at, one) for at in places for one in read_members(connection, plan.names[at], wanted))
 
 
 def _imported(connection: sqlite3.Connection, plan: Plan, name: Digest) -> bool:
@@ -195,9 +192,8 @@ def contents_of(body: bytes, media_type: str | None, what: str) -> Contents:
 
 
 async def _room(store: Store, bundle: Bundle, here: Set[str], quota: int | None) -> Room:
-    asked = json.dumps(digests_of(bundle.plan))
-
     def read(connection: sqlite3.Connection) -> tuple[int, int]:
+        asked = json.dumps(digests_of(bundle.plan))
         (kept,) = connection.execute(KEPT, {"asked": asked}).fetchone()
         (reserved,) = connection.execute(RESERVED, (asked,)).fetchone()
         return int(kept), int(reserved)
@@ -205,7 +201,8 @@ async def _room(store: Store, bundle: Bundle, here: Set[str], quota: int | None)
     kept, reserved = await store.catalog.read(read)
     volume, usage = await store.volume(), await store.catalog.usage()
     high = limits(quota, volume, usage.stored).high
-    return Room(max(0, high - kept - reserved), sum(to_be_staged(bundle, here)))
+    staged = await asyncio.to_thread(lambda: sum(to_be_staged(bundle, here)))
+    return Room(max(0, high - kept - reserved), staged)
 
 
 def to_be_staged(bundle: Bundle, here: Set[str]) -> Iterator[int]:

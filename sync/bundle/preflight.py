@@ -47,15 +47,18 @@ class Room:
 class Facts:
     """What was found here, at `now` (seconds since the epoch).
 
-    vouched: a trusted key has signed it. here: digests of the plan that are stored. provable: those of `requires` that
-    their repository may be given without that. tags: by the number of the image, what is known of its tag. contents: of
-    the manifests that are at hand. imported: this plan was published here before, and all that it proved is proven.
+    vouched: a trusted key has signed it. here: digests of the plan that are stored. public: those of them that anybody
+    may have, or that bundles before it bring. members: (number of the repository, digest) of what is required and that
+    the repository is known to contain, where the bundle is not vouched for. tags: by the number of the image, what is
+    known of its tag. contents: of the manifests that are at hand. imported: this plan was published here before, and
+    its images are proven.
     """
 
     now: float
     vouched: bool
     here: Set[str]
-    provable: Set[str]
+    public: Set[str]
+    members: Set[tuple[int, str]]
     tags: Mapping[int, State]
     contents: Mapping[str, Contents]
     room: Room
@@ -107,7 +110,7 @@ def examine(plan: Plan, facts: Facts, allowed: Allowed, *, force: bool) -> Exami
         *_contradictory(plan),
         *([] if force else _ahead(plan, facts.now)),
         *_lacking_base(plan, facts),
-        *_not_whole(plan, facts.contents),
+        *_not_whole(plan, facts),
         *_short_of_room(needed, facts.room),
     ]
     return Examined(needed, plan.size - needed, tags, unchanged, tuple(refusals))
@@ -219,39 +222,45 @@ def _ahead(plan: Plan, now: float) -> list[str]:
 
 def _lacking_base(plan: Plan, facts: Facts) -> list[str]:
     missing = [one for one in plan.requires if one.digest not in facts.here]
-    unproven = [
-        one
-        for one in plan.requires
-        if one.digest in facts.here and not facts.vouched and one.digest not in facts.provable
+    if not missing:
+        return []
+    names = [f"{one.digest} of {plan.repositories[one.repository]}" for one in missing]
+    return [
+        f"{len(missing)} of the {len(plan.requires)} blobs that this thin bundle stands on are not here: "
+        f"{some(names)}. Import what has them first: {_bases(plan)}"
     ]
-    base = ", ".join(f"{one.label} ({one.kind} {one.name})" for one in plan.bases) or "its base"
-    told = []
-    if missing:
-        names = [f"{one.digest} of {plan.repositories[one.repository]}" for one in missing]
-        told.append(
-            f"{len(missing)} of the {len(plan.requires)} blobs that this thin bundle stands on are not here: "
-            f"{some(names)}. Import what has them first: {base}"
-        )
-    if unproven:
-        names = [f"{one.digest} of {plan.repositories[one.repository]}" for one in unproven]
-        told.append(
-            f"the bundle is not signed by a trusted key, so it may not take over what only other repositories are "
-            f"known to contain here: {some(names)}. Sign it, or import what it stands on: {base}"
-        )
-    return told
 
 
-def _not_whole(plan: Plan, contents: Mapping[str, Contents]) -> list[str]:
+def _not_whole(plan: Plan, facts: Facts) -> list[str]:
+    """Tell what lacks a part, and what takes over a part that its repository may not have for the asking (P43)."""
     available = set(digests_of(plan))
+    required = {one.digest for one in plan.requires}
     told: dict[str, None] = {}
+    unproven: dict[str, None] = {}
     seen: dict[str, Closure] = {}
     for image in plan.images:
         found = seen.get(image.digest)
         if found is None:
-            found = seen[image.digest] = closure(image.digest, contents, available)
+            found = seen[image.digest] = closure(image.digest, facts.contents, available)
         if not found.whole:
             told[why_not_whole(reference_of(plan, image), found)] = None
-    return list(told)
+        if not facts.vouched:
+            for digest in sorted(found.digests & required & facts.here - facts.public):
+                if (image.repository, digest) not in facts.members:
+                    unproven[f"{digest} of {plan.repositories[image.repository]}"] = None
+    return [*told, *([unproven_words(list(unproven), plan)] if unproven else [])]
+
+
+def unproven_words(names: Sequence[str], plan: Plan) -> str:
+    """Return why a bundle that nobody vouches for may not take over blobs of other repositories."""
+    return (
+        "the bundle is not signed by a trusted key, so it may not take over what only other repositories are known to "
+        f"contain here: {some(names)}. Sign it, or import what it stands on: {_bases(plan)}"
+    )
+
+
+def _bases(plan: Plan) -> str:
+    return ", ".join(f"{one.label} ({one.kind} {one.name})" for one in plan.bases) or "its base"
 
 
 def why_not_whole(reference: str, found: Closure) -> str:

@@ -24,7 +24,7 @@ from proxy.store.writer import Transaction
 from sync.bundle.errors import Refused
 from sync.bundle.gathering import read_contents, read_here, read_members
 from sync.bundle.plan import Plan, Sealed, reference_of
-from sync.bundle.preflight import Standing, closure, digests_of, some, why_not_whole
+from sync.bundle.preflight import Standing, closure, digests_of, unproven_words, why_not_whole
 
 AT_ONCE = 500
 HELD_AT_ONCE = 2000
@@ -112,10 +112,7 @@ def _members(connection: sqlite3.Connection, plan: Plan, *, vouched: bool) -> li
         unproven += [f"{digest} of {repository}" for digest in _unproven(fresh, brought, public, vouched=vouched)]
         members += [(repository, Digest(digest)) for digest in fresh]
     if unproven:
-        raise Refused(
-            "the bundle is not signed by a trusted key, so it may not take over what only other repositories are known "
-            f"to contain here: {some(unproven)}. Sign it, or export it without a base"
-        )
+        raise Refused(unproven_words(unproven, plan))
     return members
 
 

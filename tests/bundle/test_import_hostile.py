@@ -102,8 +102,10 @@ async def test_a_private_blob_of_another_repository_is_given_only_to_whom_we_tru
     place = plan.repositories.index(str(claimed))
     required = tuple(msgspec.structs.replace(one, repository=place) for one in plan.requires)
     plan = msgspec.structs.replace(plan, requires=required)
+    before = site.stored()
     with pytest.raises(Refused, match="not signed by a trusted key"):
         await site.take(*write_bundle(tmp_path, plan, bodies, documents, stem="thief"))
+    assert site.stored() == before
     assert f"{ALPINE}:3" not in site.tags()
     assert not {(repository, digest) for repository, digest in site.members() if digest in stolen} - {
         (str(SECRET), digest) for digest in stolen

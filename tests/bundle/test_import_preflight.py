@@ -30,7 +30,8 @@ def facts(plan: Plan = PLAN, **changes: object) -> Facts:
         "now": NOW,
         "vouched": False,
         "here": frozenset(),
-        "provable": frozenset(),
+        "public": frozenset(),
+        "members": frozenset(),
         "tags": {},
         "contents": {},
         "room": Room(1 << 40),
@@ -107,9 +108,12 @@ def test_all_refusals_are_told_together() -> None:
 def test_what_another_repository_has_is_taken_from_a_trusted_signer_only() -> None:
     plan = msgspec.structs.replace(PLAN, requires=(Required(OTHER, 5, 0),))
     here = frozenset({OTHER})
-    assert "not signed by a trusted key" in examine(plan, facts(here=here), everywhere, force=False).refusals[0]
-    for trusted in (facts(here=here, vouched=True), facts(here=here, provable=here)):  # P43
-        assert not examine(plan, trusted, everywhere, force=False).refusals
+    contents = {str(IMAGE.digest): Contents(False, ((OTHER, True),))}
+    found = examine(plan, facts(here=here, contents=contents), everywhere, force=False)
+    assert "not signed by a trusted key" in found.refusals[0]
+    ways: tuple[dict[str, object], ...] = ({"vouched": True}, {"public": here}, {"members": {(0, OTHER)}})
+    for way in ways:  # P43
+        assert not examine(plan, facts(PLAN, here=here, contents=contents, **way), everywhere, force=False).refusals
 
 
 def test_children_of_an_index_may_be_left_out_but_not_all() -> None:
