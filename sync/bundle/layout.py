@@ -169,6 +169,11 @@ def slice_at(plan: Plan, blob: int, offset: int) -> Slice | None:
     return found if found is not None and (found.blob, found.offset) == (blob, offset) else None
 
 
+def digest_at(plan: Plan, blob: int) -> Digest:
+    """Return the digest of a blob of the plan; its pattern was checked when the plan was read."""
+    return Digest(plan.blobs[blob].digest)
+
+
 def slices_of(plan: Plan, blob: int) -> tuple[Slice, ...]:
     """Return the slices of a blob in their order; none where it is not cut."""
     first = bisect_left(plan.slices, blob, key=lambda one: one.blob)
@@ -322,8 +327,3 @@ def _block(name: bytes, prefix: bytes, size: int, created: int, kind: bytes) -> 
 
 def _number(value: int) -> bytes:
     return b"%011o\0" % value if value < _OCTAL else b"\x80" + value.to_bytes(11, "big")
-
-
-def digest_at(plan: Plan, blob: int) -> Digest:
-    """Return the digest of a blob of the plan; its pattern was checked when the plan was read."""
-    return Digest(plan.blobs[blob].digest)
