@@ -220,8 +220,9 @@ class Exporting:
             else:
                 await self._cache.ensure_blob(repository, digest)
         except (RegistryError, OSError, BundleError) as error:
+            reason = str(error) if isinstance(error, BundleError) else words_of(error)
             raise BundleError(
-                f"blob {digest} of {repository} {state}, and cannot be had again: {words_of(error)}; once it can, "
+                f"blob {digest} of {repository} {state}, and cannot be had again: {reason}; once it can, "
                 "the same command goes on"
             ) from None
 

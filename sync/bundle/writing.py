@@ -261,6 +261,8 @@ class _Out:
 
     def _sync(self, mark: Mark) -> None:
         os.fdatasync(self._file)
+        # What is on the disk is not read again soon; the pages serve what comes next, and leave others' in memory.
+        os.posix_fadvise(self._file, 0, mark.offset, os.POSIX_FADV_DONTNEED)
         self._reached(mark)
 
 
