@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bench.bundles import SCENARIOS as CARRIED
 from bench.clients import ClientFailed
 from bench.fleet import SCENARIOS as TOGETHER
 from bench.processes import DidNotStart, busy_seconds
@@ -19,7 +20,7 @@ from bench.scenarios import SCENARIOS as ALONE
 from bench.servers import bed
 from bench.turns import FULL, QUICK
 
-SCENARIOS = ALONE | TOGETHER | APART
+SCENARIOS = ALONE | TOGETHER | APART | CARRIED
 
 
 @click.command()

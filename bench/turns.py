@@ -29,6 +29,7 @@ class Scale:
     fleet_clients: int
     records: int
     images: int
+    bundle_size: int
 
 
 FULL = Scale(
@@ -41,6 +42,7 @@ FULL = Scale(
     fleet_clients=150,
     records=1_000_000,
     images=2000,
+    bundle_size=2048 * MIB,
 )
 QUICK = Scale(
     rounds=2,
@@ -52,6 +54,7 @@ QUICK = Scale(
     fleet_clients=45,
     records=100_000,
     images=200,
+    bundle_size=256 * MIB,
 )
 
 Tell = Callable[[str], None]
