@@ -144,10 +144,11 @@ class _Export:
 
     async def _begun(self, identity: str, bases: BaseSet, hold: Hold) -> Journal:
         chosen, draft = await self._drafted(bases, hold)
+        notes = [(one.what, one.error) for one in chosen.lacking]
+        del chosen  # of many blobs it is large, and the plan has all that is needed from here on
         await self._exporting.see_all_here(draft.plan)
         sealed, signature = await self._exporting.seal(draft, self._request.split, self._key)
         await asyncio.to_thread(refuse_others, self._target, sealed)
-        notes = [(one.what, one.error) for one in chosen.lacking]
         return await asyncio.to_thread(Journal.begin, self._target.journal, identity, sealed, signature, notes)
 
     async def _written(self, journal: Journal) -> ExportReport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -139,27 +140,27 @@ def make(choice: Choice) -> Draft:
     tops = sorted(choice.tops, key=lambda top: top.order)
     repositories = tuple(sorted({top.repository for top in tops}))
     places = {name: place for place, name in enumerate(repositories)}
-    found: dict[str, dict[str, tuple[int, int]]] = {"manifest": {}, "config": {}, "layer": {}}
-    roles: dict[str, str] = {}
+    blobs: dict[str, list[Blob]] = {"manifest": [], "config": [], "layer": []}
+    requires: dict[str, list[Required]] = {kind: [] for kind in blobs}
+    seen: set[str] = set()
     for top in tops:
+        place = places[top.repository]
         for digest, size, role in closure(choice.manifests, top.digest):
-            kind = "manifest" if digest in choice.manifests else role
-            if roles.setdefault(digest, kind) == kind:
-                found[kind].setdefault(digest, (size, places[top.repository]))
-    if len(roles) > MAX_BLOBS:
+            if digest in seen:
+                continue
+            seen.add(digest)
+            manifest = choice.manifests.get(digest)
+            kind = role if manifest is None else "manifest"
+            if digest in choice.base:
+                requires[kind].append(Required(digest, size, place))
+            else:
+                blobs[kind].append(Blob(digest, size, place, None if manifest is None else manifest.media_type))
+    if len(seen) > MAX_BLOBS:
         raise Refused(
-            f"the images have {len(roles)} blobs and manifests, more than the {MAX_BLOBS} of a bundle: "
+            f"the images have {len(seen)} blobs and manifests, more than the {MAX_BLOBS} of a bundle: "
             "export them in several bundles, by repository"
         )
-    blobs: list[Blob] = []
-    requires: list[Required] = []
-    for kind, ones in found.items():
-        for digest, (size, place) in ones.items():
-            if digest in choice.base:
-                requires.append(Required(digest, size, place))
-            else:
-                media_type = choice.manifests[digest].media_type if kind == "manifest" else None
-                blobs.append(Blob(digest, size, place, media_type))
+    del seen
     plan = Plan(
         format=FORMAT,
         series=choice.series,
@@ -167,10 +168,10 @@ def make(choice: Choice) -> Draft:
         created=choice.created,
         repositories=repositories,
         images=tuple(_image(top, places[top.repository], choice.manifests[top.digest]) for top in tops),
-        blobs=tuple(blobs),
+        blobs=tuple(chain.from_iterable(blobs.values())),
         documents=(),
         volumes=(Cut(0, 0),),
-        requires=tuple(requires),
+        requires=tuple(chain.from_iterable(requires.values())),
         bases=choice.bases,
         platforms=choice.platforms,
     )
@@ -185,7 +186,7 @@ def documents(plan: Plan, manifests: Mapping[str, Manifest]) -> dict[str, bytes]
     return {
         "oci-layout": LAYOUT,
         "index.json": _index(plan, brought),
-        "manifest.json": msgspec.json.encode(list(_loadable(plan, brought, manifests))),
+        "manifest.json": b"[%b]" % b",".join(map(msgspec.json.encode, _loadable(plan, brought, manifests))),
     }
 
 
@@ -201,7 +202,12 @@ def _image(top: Top, place: int, manifest: Manifest) -> Image:
 
 
 def _index(plan: Plan, brought: Container[str]) -> bytes:
-    entries = []
+    entries = b",".join(map(msgspec.json.encode, _listed(plan, brought)))
+    return b'{"schemaVersion":2,"mediaType":"%b","manifests":[%b]}' % (media.OCI_INDEX.encode(), entries)
+
+
+def _listed(plan: Plan, brought: Container[str]) -> Iterator[dict[str, Any]]:
+    """Yield the entries of `index.json`."""
     for image in plan.images:
         if image.digest not in brought:
             continue
@@ -209,8 +215,7 @@ def _index(plan: Plan, brought: Container[str]) -> bytes:
         if image.tag is not None or image.subject is None:
             name = reference_of(plan, image)
             entry["annotations"] = {_REF_NAME: name, _CONTAINERD_NAME: name}
-        entries.append(entry)
-    return msgspec.json.encode({"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": entries})
+        yield entry
 
 
 def _loadable(plan: Plan, brought: Container[str], manifests: Mapping[str, Manifest]) -> Iterator[dict[str, Any]]:
