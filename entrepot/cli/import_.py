@@ -21,7 +21,7 @@ _SHOWN = 20
 
 
 @click.command("import", short_help="Take over the images of bundles from a disk.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=True))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option(
     "--verify-key", "verify_keys", multiple=True, metavar="PUB", type=click.Path(path_type=Path), help="Trust this key."
 )

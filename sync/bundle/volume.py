@@ -20,7 +20,7 @@ import msgspec
 
 from proxy.oci.digest import Digest
 from sync.bundle import layout
-from sync.bundle.errors import Damaged, NotABundle
+from sync.bundle.errors import BundleError, Damaged, NotABundle
 from sync.bundle.layout import BLOCK, BlobPart, DocumentPart, Entry, OffsetsPart, PlanPart, SignaturePart, VolumePart
 from sync.bundle.plan import FORMAT, MAX_PLAN, MAX_VOLUMES, Sealed, read_plan
 
@@ -252,11 +252,16 @@ def shown(name: str) -> str:
 def find_volumes(paths: Sequence[Path]) -> list[Path]:
     """Return the volumes that are meant: files themselves; of a folder its *.tar that begin as a volume does.
 
-    Raises NotABundle for a named file that is none, and for a folder without any; OSError.
+    Raises NotABundle for a named file that is none, and for a folder without any; BundleError for a path that is not
+    there; OSError.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        try:
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(f"{shown(str(path))} is not there: is its drive mounted, and the name right?") from None
+        if stat.S_ISDIR(mode):
             inside = sorted(one for one in path.iterdir() if one.suffix.lower() == SUFFIX and one.is_file())
             volumes = [one for one in inside if _is_volume(one)]
             if not volumes:

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from proxy.oci.digest import Digest
 from proxy.regions.scope import Scope
 from sync.bundle import layout
-from sync.bundle.errors import Damaged, NotABundle, Untrusted
+from sync.bundle.errors import BundleError, Damaged, NotABundle, Untrusted
 from sync.bundle.keys import PrivateKey, Trust, TrustedKey
 from sync.bundle.layout import BlobPart, Entry
 from sync.bundle.opened import Bundle, open_bundles
@@ -260,8 +260,9 @@ def test_folder_gives_its_volumes_and_a_stranger_is_named(medium: Medium, tmp_pa
         find_volumes([tmp_path])
     with pytest.raises(NotABundle):
         Volume.open(medium.folder / "other.tar")
-    with pytest.raises(FileNotFoundError):
-        find_volumes([tmp_path / "nothing.tar"])
+    for nothing in (tmp_path / "nothing.tar", medium.folder / "other.tar" / "nothing"):
+        with pytest.raises(BundleError, match=r"nothing(\.tar)? is not there: is its drive mounted"):
+            find_volumes([nothing])
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(NotABundle):
         find_volumes([tmp_path / "pipe.tar"])

@@ -42,7 +42,8 @@ def commands() -> list[tuple[str, str]]:
     for path in DOCUMENTS:
         for language, text in blocks(path):
             if language in ("sh", "bash", "console"):
-                lines = (line.strip().removeprefix("$ ") for line in text.splitlines())
+                joined = text.replace("\\\n", " ")
+                lines = (line.strip().removeprefix("$ ") for line in joined.splitlines())
                 found += [(path.name, line) for line in lines if line.startswith("entrepot ")]
     return found
 
