@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ from proxy.oci.platforms import Platform
 from proxy.oci.references import format_full
 from proxy.store.inventory import ImageRecord
 from proxy.store.store import Store
-from sync.bundle.making import Manifest, Top, closure, manifest_of
+from sync.bundle.making import Manifest, Top, closure, created_of, manifest_of
 from sync.bundle.plan import tagged_of
 from sync.fetching import BLOBS_AT_ONCE, IMAGES_AT_ONCE, Fetcher, Filler, words_of
 from sync.selection import described, refers_to, wanted_children
@@ -34,6 +35,12 @@ ROUNDS = 5
 """How far referrers of referrers are followed."""
 MAX_CONFIG = 4 << 20
 _PAGE = 5000
+_BATCH = 64
+_PROVEN = """
+    SELECT 1 FROM blob CROSS JOIN membership ON membership.digest = blob.digest AND NOT membership.removed
+        AND membership.repository = (SELECT id FROM repository WHERE upstream = ? AND path = ?)
+    WHERE blob.digest = ? AND blob.present
+"""
 
 T = TypeVar("T")
 
@@ -297,22 +304,30 @@ class _Choosing:
         total = sum(1 for _ in self._wanted())
         done = itertools.count(1)
 
-        async def bring(wanted: tuple[Repository, tuple[str, int]]) -> None:
-            repository, (digest, size) = wanted
+        async def bring(repository: Repository, digest: str, size: int) -> None:
             if not self._wish.pulling:
                 if not await is_here(self._catalog, repository, Digest(digest)):
                     self.chosen.missing[digest] = size
-            else:
-                try:
-                    await self._fetcher.blob(repository, Digest(digest))
-                except (RegistryError, OSError) as error:
-                    self._failed.add((str(repository), digest))
-                    self._lack(f"blob {digest} of {repository}", error)
+                return
+            try:
+                await self._fetcher.blob(repository, Digest(digest))
+            except (RegistryError, OSError) as error:
+                self._failed.add((str(repository), digest))
+                self._lack(f"blob {digest} of {repository}", error)
+
+        async def settle(one: tuple[tuple[Repository, str, int], bool]) -> None:
+            wanted, is_proven = one
+            if not is_proven:
+                await bring(*wanted)
             self._told(next(done), total, "blobs")
 
-        await at_once(BLOBS_AT_ONCE, self._wanted(), bring)
+        async def look(wanted: Sequence[tuple[Repository, str, int]]) -> None:
+            here = await self._catalog.read(partial(_proven, wanted))
+            await at_once(BLOBS_AT_ONCE, zip(wanted, here, strict=True), settle)
 
-    def _wanted(self) -> Iterator[tuple[Repository, tuple[str, int]]]:
+        await at_once(BLOBS_AT_ONCE, _batches(self._wanted()), look)
+
+    def _wanted(self) -> Iterator[tuple[Repository, str, int]]:
         """Yield what the manifests name that is no manifest, once for each repository."""
         last: tuple[Repository, set[str]] | None = None
         for repository, digest in sorted(self._walked):
@@ -321,7 +336,7 @@ class _Choosing:
             for part in self.chosen.manifests[digest].parts:
                 if part.wanted and part.role != "manifest" and part.digest not in last[1]:
                     last[1].add(part.digest)
-                    yield repository, (part.digest, part.size)
+                    yield repository, part.digest, part.size
 
     def _is_whole(self, top: Top) -> bool:
         if not self._failed:
@@ -348,21 +363,16 @@ def read_manifest(body: Body, platforms: Sequence[Platform]) -> Manifest:
     return manifest_of(parsed, len(data), {str(child.descriptor.digest) for child in wanted.children})
 
 
-class _Config(msgspec.Struct):
-    created: str | None = None
+def _proven(wanted: Sequence[tuple[Repository, str, int]], connection: sqlite3.Connection) -> list[bool]:
+    """Tell of each whether it is stored, and its repository proven to contain it (P43)."""
+    return [
+        connection.execute(_PROVEN, (*repository, digest)).fetchone() is not None for repository, digest, _ in wanted
+    ]
 
 
-_decode_config = msgspec.json.Decoder(_Config).decode
-
-
-def created_of(config: bytes) -> int:
-    """Return when an image was made, by its config: seconds since the epoch, 0 where it does not say."""
-    try:
-        created = datetime.fromisoformat(_decode_config(config).created or "")
-        moment = (created if created.tzinfo is not None else created.replace(tzinfo=UTC)).timestamp()
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
-        return 0
-    return int(min(max(moment, 0), 1 << 33))
+def _batches(items: Iterator[T]) -> Iterator[list[T]]:
+    while batch := list(itertools.islice(items, _BATCH)):
+        yield batch
 
 
 async def at_once(count: int, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
@@ -255,3 +256,20 @@ def _platform(text: str) -> Platform:
 def _path(digest: str) -> str:
     algorithm, _, digits = digest.partition(":")
     return f"blobs/{algorithm}/{digits}"
+
+
+class _Config(msgspec.Struct):
+    created: str | None = None
+
+
+_decode_config = msgspec.json.Decoder(_Config).decode
+
+
+def created_of(config: bytes) -> int:
+    """Return when an image was made, by its config: seconds since the epoch, 0 where it does not say."""
+    try:
+        created = datetime.fromisoformat(_decode_config(config).created or "")
+        moment = (created if created.tzinfo is not None else created.replace(tzinfo=UTC)).timestamp()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+        return 0
+    return int(min(max(moment, 0), 1 << 33))

@@ -15,11 +15,10 @@ from proxy.oci.digest import Digest
 from sync.bundle import making
 from sync.bundle.archive import KEPT, Archive
 from sync.bundle.bases import open_bases
-from sync.bundle.choosing import created_of
 from sync.bundle.digestfile import InventoryHeader, write_digests
 from sync.bundle.errors import BundleError, Refused
 from sync.bundle.layout import cut, seal
-from sync.bundle.making import Choice, Draft, Manifest, Part, Top, make
+from sync.bundle.making import Choice, Draft, Manifest, Part, Top, created_of, make
 from sync.bundle.plan import Tagged, read_plan, write_plan
 from sync.bundle.receipts import spoken, write_receipt
 
