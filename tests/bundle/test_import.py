@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,17 @@ async def test_what_is_taken_in_is_held_until_the_last_volume_has_come(site: Sit
         await store.close()
     assert site.stored() == before
     assert (await site.take(volumes[3])).bundles[0].published
+
+
+async def test_an_import_that_nobody_went_on_with_is_given_up_with_what_it_held(site: Site, tmp_path: Path) -> None:
+    volumes = make_bundle(tmp_path, IMAGES, split=SPLIT, stem="left")
+    await site.take(volumes[0])
+    (state,) = (site.data / "bundles" / "imports").iterdir()
+    assert site.holders().keys() == {f"import:{state.name}"}
+    os.utime(state / "progress", (0, 0))
+    await site.take(*make_bundle(tmp_path, [(f"{ALPINE}:4", ARM)], stem="other"))
+    assert not state.exists()
+    assert site.holders().keys() == {"base:default"}
 
 
 class Crash(Exception):
