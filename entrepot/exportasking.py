@@ -9,6 +9,7 @@ import msgspec
 
 from entrepot.config import Config
 from entrepot.images import Pattern
+from entrepot.wording import words_of
 from proxy.oci.errors import BadRequest, NotFound
 from proxy.oci.names import Reference, Repository
 from proxy.oci.platforms import Platform
@@ -104,7 +105,7 @@ def read_references(config: Config, request: ExportRequest) -> list[tuple[Reposi
         try:
             lines = request.file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise WrongRequest(f"the list {request.file} cannot be read: {error}") from None
+            raise WrongRequest(f"the list {request.file} cannot be read: {words_of(error)}") from None
         for number, line in enumerate(lines, 1):
             text = line.partition("#")[0].strip()
             if text:

@@ -32,6 +32,8 @@ def inventory(config: Config, output: Output, file: Path) -> int:
     """
     from entrepot.holdings import write_inventory
 
+    if not file.absolute().parent.is_dir():
+        raise CommandFailed(f"there is no folder {file.absolute().parent}: make it, or mount the disk that it is on")
     if not (config.data / "blobs").is_dir():
         raise CommandFailed(f"there is no store in {config.data}; name the mirror's folder with --data")
     made = asyncio.run(write_inventory(config, file))

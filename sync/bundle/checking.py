@@ -100,7 +100,7 @@ class Progress:
 def check(paths: Sequence[Path], trust: Trust, report: Callable[[int, int], None]) -> Checked:
     """Check the bundles whose volumes are named, or lie in the folders that are; `report` hears bytes read, and of all.
 
-    Raises NotABundle where no volume is there at all, OSError for a path that cannot be read.
+    Raises BundleError where no volume is there at all, OSError for a path that cannot be read.
     """
     volumes, faults = _open(paths)
     try:
@@ -142,8 +142,9 @@ def check_volume(volume: Volume, told: Told = lambda count: None) -> list[Fault]
             _feed(hasher, volume, entry.start, min(entry.end, volume.size))
     if lost:
         count = sum(isinstance(entry.part, BlobPart) for entry in lost)
-        what = f"{count} blobs, or parts of such, are missing from it, from " if count else "it lacks "
-        faults.append(_fault(volume, lost[0], f"{volume.label}: {what}{volume.describe(lost[0])} on"))
+        blobs = f": {count} blobs, or parts of such" if count else ""
+        what = f"it lacks {volume.describe(lost[0])} and all after that{blobs}"
+        faults.append(_fault(volume, lost[0], f"{volume.label}: {what}"))
     faults += _attempt(volume, None, volume.check_end)
     if listed is not None and not faults:
         _feed(hasher, volume, entry.end, volume.size)
@@ -172,12 +173,12 @@ def _open(paths: Sequence[Path]) -> tuple[list[Volume], list[Fault]]:
     volumes: dict[Path, Volume] = {}
     plans: dict[Digest, Sealed] = {}
     faults: list[Fault] = []
-    others: list[NotABundle] = []
+    others: list[BundleError] = []
     try:
         for path in paths:
             try:
                 found = find_volumes([path])
-            except NotABundle as error:
+            except BundleError as error:
                 others.append(error)
                 faults.append(Fault(str(error), path.name))
                 continue

@@ -226,7 +226,7 @@ def _lacking_base(plan: Plan, facts: Facts) -> list[str]:
         return []
     names = [f"{one.digest} of {plan.repositories[one.repository]}" for one in missing]
     return [
-        f"{len(missing)} of the {len(plan.requires)} blobs that this thin bundle stands on are not here: "
+        f"of the {len(plan.requires)} blobs that this thin bundle stands on this site lacks {len(missing)}: "
         f"{some(names)}. Import what has them first: {_bases(plan)}"
     ]
 

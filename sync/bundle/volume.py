@@ -29,6 +29,8 @@ MAX_SIGNATURE = 4096
 SUFFIX = ".tar"
 
 _BEGIN = layout.PLAN.encode() + b"\0"
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, bzip2, xz and zstd begin."""
 _MAGIC = slice(257, 265)
 _NAME = slice(0, 100)
 _SIZE = slice(124, 136)
@@ -177,7 +179,7 @@ class Volume:
         """Read what a volume begins with, and compare it with what follows from it."""
         first = os.pread(self._file, BLOCK + 64, 0)
         if not _begins(first):
-            raise NotABundle(f"{shown(str(self.path))} is no volume of a bundle: it does not begin with {layout.PLAN}")
+            raise _no_volume(self.path, first)
         size = self._size_at(0, layout.PLAN, MAX_PLAN)
         body = self.read(BLOCK, size)
         try:
@@ -263,22 +265,30 @@ def find_volumes(paths: Sequence[Path]) -> list[Path]:
             raise BundleError(f"{shown(str(path))} is not there: is its drive mounted, and the name right?") from None
         if stat.S_ISDIR(mode):
             inside = sorted(one for one in path.iterdir() if one.suffix.lower() == SUFFIX and one.is_file())
-            volumes = [one for one in inside if _is_volume(one)]
+            volumes = [one for one in inside if _begins(_first(one))]
             if not volumes:
                 raise NotABundle(f"{shown(str(path))} holds no volume of a bundle (*{SUFFIX})")
             found += volumes
-        elif _is_volume(path):
+        elif _begins(first := _first(path)):
             found.append(path)
         else:
-            raise NotABundle(f"{shown(str(path))} is no volume of a bundle: it does not begin with {layout.PLAN}")
+            raise _no_volume(path, first)
     return list(dict.fromkeys(found))
 
 
-def _is_volume(path: Path) -> bool:
+def _first(path: Path) -> bytes:
+    """Return the first bytes of a file, nothing of what is none."""
     if not stat.S_ISREG(path.stat().st_mode):
-        return False
+        return b""
     with path.open("rb") as file:
-        return _begins(file.read(BLOCK + 64))
+        return file.read(BLOCK + 64)
+
+
+def _no_volume(path: Path, first: bytes) -> NotABundle:
+    why = f"it does not begin with {layout.PLAN}"
+    if any(map(first.startswith, _COMPRESSED)):
+        why = "it is compressed, and bundles never are; unpack it first"
+    return NotABundle(f"{shown(str(path))} is no volume of a bundle: {why}")
 
 
 def _begins(first: bytes) -> bool:

@@ -93,7 +93,7 @@ def test_a_volume_that_was_cut_off_says_what_it_lacks_in_one_line(tmp_path: Path
     with path.open("r+b") as file:
         file.truncate(names[last] + 10)
     lacking, cut = only(path).faults
-    assert "2 blobs, or parts of such, are missing from it" in lacking.message
+    assert "and all after that: 2 blobs, or parts of such" in lacking.message
     assert last in lacking.message
     assert "it is cut off" in cut.message
 
@@ -189,6 +189,7 @@ def test_a_file_that_is_none_is_a_fault_beside_others_and_an_error_alone(tmp_pat
     photo.write_bytes(b"\xff\xd8" * 1000)
     found = checked(photo, path)
     assert ([fault.file for fault in found.faults], found.good) == (["photo.jpg"], False)
+    assert [fault.file for fault in checked(tmp_path / "nothing.tar", path).faults] == ["nothing.tar"]
     with pytest.raises(NotABundle):
         checked(photo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,6 +264,10 @@ def test_folder_gives_its_volumes_and_a_stranger_is_named(medium: Medium, tmp_pa
     for nothing in (tmp_path / "nothing.tar", medium.folder / "other.tar" / "nothing"):
         with pytest.raises(BundleError, match=r"nothing(\.tar)? is not there: is its drive mounted"):
             find_volumes([nothing])
+    for name in ("site.tar.gz", "site.tar"):
+        (tmp_path / name).write_bytes(gzip.compress(medium.volumes[0].read_bytes()))
+        with pytest.raises(NotABundle, match="it is compressed, and bundles never are; unpack it first"):
+            find_volumes([tmp_path / name])
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(NotABundle):
         find_volumes([tmp_path / "pipe.tar"])
