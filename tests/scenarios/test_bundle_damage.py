@@ -68,14 +68,15 @@ def blob_at(volume: Path, offset: int) -> str | None:
 async def turned(sent: Sent, tmp_path: Path, chance: random.Random, count: int) -> None:
     for number in range(count):
         volumes = sent.copied(tmp_path / f"disk{number}")
-        volume = volumes[number % len(volumes)]
+        which = chance.randrange(len(volumes))
+        volume = volumes[which]
         offset, bit = chance.randrange(volume.stat().st_size), chance.randrange(8)
         flip(volume, offset, bit)
         site = Site(tmp_path, f"site{number}")
         told = await site.refuses("import", str(tmp_path / f"disk{number}"))
         where = f"bit {bit} of byte {offset} of {volume.name}: {told}"
         assert volume.name in told, where
-        damaged = blob_at(sent.volumes[number % len(volumes)], offset)
+        damaged = blob_at(sent.volumes[which], offset)
         assert damaged is None or damaged in told, where
         assert site.shown() == {}, where
 
@@ -83,7 +84,7 @@ async def turned(sent: Sent, tmp_path: Path, chance: random.Random, count: int) 
 async def test_one_turned_bit_is_named_by_volume_and_blob_and_nothing_is_shown(sent: Sent, tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
-    await turned(sent, tmp_path, random.Random(seed), 2)
+    await turned(sent, tmp_path, random.Random(seed), 1)
 
 
 @pytest.mark.slow
@@ -94,6 +95,7 @@ async def test_a_turned_bit_anywhere_is_named_by_volume_and_blob(sent: Sent, tmp
     await turned(sent, tmp_path, random.Random(seed), 60)
 
 
+@pytest.mark.slow
 async def test_volumes_come_one_at_a_time_in_any_order_by_the_same_path(sent: Sent, tmp_path: Path) -> None:
     drive = tmp_path / "drive"
     site = Site(tmp_path, "site")
@@ -173,11 +175,11 @@ def filled(folder: Path) -> Path:
 async def test_a_site_without_room_says_so_before_it_writes(sent: Sent, tmp_path: Path) -> None:
     site = Site(tmp_path, "site")
     with tmpfs(site.data, 6 * MIB):
-        await site.runs("ls")
-        before = site.state()
         told = await site.refuses("import", *map(str, sent.volumes))
-        assert "MiB" in told
-        assert site.state() == before
+        assert re.search(r"needs \d+ .* room|room: .* needs \d+", told)
+        files, rows = site.state()
+        assert not files
+        assert not [row for row in rows if "sha256" in row]
 
 
 @pytest.mark.slow
