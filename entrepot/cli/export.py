@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,11 @@ from entrepot.cli.exits import DONE, IN_PART, USAGE, CommandFailed
 from entrepot.cli.options import command
 from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.progress import Meter, meter
+from entrepot.cli.stopping import until_stopped
 from entrepot.config import Config
 
 if TYPE_CHECKING:
-    from entrepot.exportasking import ExportEvent, ExportReport, ExportRequest
+    from entrepot.exportasking import ExportEvent, ExportReport
 
 STOPPED = "stopped: the same command goes on where this one ended"
 
@@ -35,12 +35,33 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 
 @click.command(short_help="Write images to a disk, for a site without a network.")
 @click.argument("references", metavar="[REF]...", nargs=-1)
-@click.option("-o", "output_path", metavar="PATH", type=click.Path(path_type=Path), required=True, help="FILE.tar.")
 @click.option(
-    "-f", "list_file", metavar="FILE", type=click.Path(path_type=Path), help="A list of references, one a line."
+    "-o",
+    "--output",
+    "output_path",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where to: FILE.tar, or with --split-size FILE.001.tar, FILE.002.tar and so on.",
 )
-@click.option("--repository", "repositories", metavar="GLOB", multiple=True, help="What is known here; repeatable.")
-@click.option("--platform", "platforms", metavar="OS/ARCH", multiple=True, help="Repeatable.  [default: all]")
+@click.option(
+    "-f",
+    "--file",
+    "list_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A list of references, one a line; # begins a comment.",
+)
+@click.option(
+    "--repository",
+    "repositories",
+    metavar="GLOB",
+    multiple=True,
+    help="All images that are known here of the repositories that it means; repeatable.",
+)
+@click.option(
+    "--platform", "platforms", metavar="OS/ARCH", multiple=True, help="Only this platform; repeatable.  [default: all]"
+)
 @click.option("--referrers/--no-referrers", default=True, help="Signatures, SBOMs and the like too.  [default: yes]")
 @click.option(
     "--base",
@@ -51,7 +72,9 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 )
 @click.option("--series", metavar="NAME", help="Bundles of one series follow each other.  [default: the region]")
 @click.option("--split-size", "split", metavar="SIZE", callback=_size, help="Volumes smaller than this, such as 4GiB.")
-@click.option("--recut", metavar="N", type=int, multiple=True, help="Write this volume again, as it was; repeatable.")
+@click.option(
+    "--recut", metavar="N", type=int, multiple=True, help="Only write this volume again, as it was; repeatable."
+)
 @click.option("--sign", "key", metavar="KEYFILE", type=click.Path(path_type=Path), help="A key of entrepot key new.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write and pull nothing.")
 @command("data", "upstream", "region", "redis", "advertise", "store", "offline")
@@ -77,6 +100,7 @@ def export(
     code 3 when some of what was asked for could not be had, and the rest was written.
     """
     from entrepot.exportasking import ExportRequest, WrongRequest, epoch_of
+    from entrepot.exporting import export as carry_out
     from proxy.upstream.credentials import CredentialError
     from sync.bundle.errors import BundleError
 
@@ -97,25 +121,13 @@ def export(
             epoch=epoch_of(os.environ),
         )
         with meter(output, f"exporting to {output_path}") as shown:
-            report = asyncio.run(_export(config, request, shown))
+            report = asyncio.run(until_stopped(carry_out(config, request, _Follower(shown)), STOPPED))
     except WrongRequest as error:
         raise CommandFailed(str(error), USAGE) from None
     except (BundleError, CredentialError) as error:
         raise CommandFailed(str(error)) from None
     output.result(report, _words(report))
     return IN_PART if report.lacking else DONE
-
-
-async def _export(config: Config, request: ExportRequest, shown: Meter) -> ExportReport:
-    from entrepot.exporting import export as carry_out
-
-    working = asyncio.create_task(carry_out(config, request, _Follower(shown)), name="export")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, working.cancel)
-    try:
-        return await working
-    except asyncio.CancelledError:
-        raise CommandFailed(STOPPED) from None
 
 
 class _Follower:

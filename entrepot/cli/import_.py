@@ -12,23 +12,35 @@ from entrepot.cli.exits import DONE, IN_PART, CommandFailed
 from entrepot.cli.options import command
 from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.progress import meter
+from entrepot.cli.stopping import until_stopped
 from entrepot.config import Config
 
 if TYPE_CHECKING:
     from entrepot.importing import Imported, ImportEvent, ImportReport
 
+STOPPED = "stopped: import the same again, it goes on where this one ended"
 _SHOWN = 20
 
 
 @click.command("import", short_help="Take over the images of bundles from a disk.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option(
-    "--verify-key", "verify_keys", multiple=True, metavar="PUB", type=click.Path(path_type=Path), help="Trust this key."
+    "--verify-key",
+    "verify_keys",
+    multiple=True,
+    metavar="PUB",
+    type=click.Path(path_type=Path),
+    help="A public key that is trusted for all repositories, beside those of the configuration; repeatable.",
 )
 @click.option("--require-signature", is_flag=True, help="Take nothing that is not signed by a trusted key.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what speaks against it.")
 @click.option("--force", is_flag=True, help="Point tags where the bundle says, also where this site has newer ones.")
-@click.option("--receipt", metavar="FILE", type=click.Path(path_type=Path), help="Write the receipt there.")
+@click.option(
+    "--receipt",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where the receipt goes.  [default: beside the bundle]",
+)
 @command("data", "upstream", "region", "quota")
 def import_(
     config: Config,
@@ -67,7 +79,7 @@ def import_(
                 shown.at(event.done, event.total, words)
 
         try:
-            report = asyncio.run(import_bundles(config, request, follow))
+            report = asyncio.run(until_stopped(import_bundles(config, request, follow), STOPPED))
         except BundleError as error:
             raise CommandFailed(str(error)) from None
     return _tell(output, report)
