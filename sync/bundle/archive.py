@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.oci.digest import Digest
-from sync.bundle.errors import BundleError, Damaged
+from sync.bundle.errors import BundleError
 from sync.bundle.plan import Sealed, read_plan
 from sync.bundle.receipts import read_spoken, spoken
 
@@ -57,7 +57,7 @@ class Archive:
         path = self.folder / f"{hex}{_PLAN}"
         try:
             sealed = read_plan(path.read_bytes())
-        except Damaged as error:
+        except BundleError as error:
             raise BundleError(f"{path}: {error}; remove it") from None
         if sealed.name.hex != hex:
             raise BundleError(f"{path} is damaged: its bytes are not those of the plan that it is named by; remove it")

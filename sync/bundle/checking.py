@@ -15,7 +15,7 @@ from threading import Lock
 import msgspec
 
 from proxy.oci.digest import Digest
-from sync.bundle.errors import BundleError, Damaged, NotABundle, Untrusted
+from sync.bundle.errors import BundleError, Damaged, Untrusted
 from sync.bundle.keys import Trust, Verdict
 from sync.bundle.layout import BlobPart, Entry
 from sync.bundle.opened import Bundle
@@ -186,10 +186,10 @@ def _open(paths: Sequence[Path]) -> tuple[list[Volume], list[Fault]]:
                 if file in volumes:
                     continue
                 try:
-                    volume = volumes[file] = Volume.open(file)
-                    # One plan for all of its volumes: a large one takes a hundred megabytes.
-                    volume.sealed = plans.setdefault(volume.sealed.name, volume.sealed)
-                except (Damaged, NotABundle) as error:
+                    # One plan for all of its volumes: a large one takes tens of megabytes.
+                    volume = volumes[file] = Volume.open(file, plans)
+                    plans[volume.sealed.name] = volume.sealed
+                except BundleError as error:
                     faults.append(Fault(str(error), file.name))
                 except OSError as error:
                     faults.append(Fault(f"{file} cannot be read: {error.strerror or error}", file.name))

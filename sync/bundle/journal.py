@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.oci.digest import Digest
 from sync.bundle.archive import sync_folder
-from sync.bundle.errors import Damaged
+from sync.bundle.errors import BundleError
 from sync.bundle.plan import MAX_PLAN, Sealed, read_plan
 
 FORMAT = "entrepot-export/1"
@@ -89,7 +89,7 @@ class Journal:
                 if head.format != FORMAT or Digest.of(signature) != head.signature_name:
                     return None
                 sealed = read_plan(plan)
-            except (msgspec.MsgspecError, UnicodeDecodeError, Damaged):
+            except (msgspec.MsgspecError, UnicodeDecodeError, BundleError):
                 return None
             if sealed.name != head.plan_name:
                 return None

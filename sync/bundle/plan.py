@@ -6,6 +6,7 @@ other bytes of a bundle but the signature follow from it and from the blobs; `la
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -18,40 +19,49 @@ from proxy.oci.errors import RegistryError
 from proxy.oci.manifests import MAX_MANIFEST
 from proxy.oci.names import Repository, parse_path
 from proxy.store.exchanged import Past, TagChange
-from sync.bundle.errors import Damaged
+from sync.bundle.errors import Damaged, Refused
 
 FORMAT = "entrepot-bundle/1"
-MAX_PLAN = 64 << 20
-"""The largest plan that is read, in bytes."""
-MAX_BLOBS = 400_000
+MAX_PLAN = 24 << 20
+"""The largest plan that is read, in bytes. It and the next four keep whatever reads bundles below 150 MiB of memory."""
+MAX_BLOBS = 100_000
+"""Of blobs that are brought and those that are required together."""
+MAX_IMAGES = 30_000
 MAX_VOLUMES = 9_999
+MAX_VALUES = 1 << 20
+"""Of arrays, objects and what is in them: a plan of many tiny ones would take hundreds of megabytes to decode."""
 MAX_BLOB = 1 << 44
 
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
 _Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOB)]
-_Time = Annotated[float, msgspec.Meta(ge=0)]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1 << 33)]
 _DIGEST = r"\A(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z"
 _Digest = Annotated[str, msgspec.Meta(pattern=_DIGEST)]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _TagName = Annotated[str, msgspec.Meta(pattern=r"\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")]
-# A person is shown these: no control characters, which a terminal would obey.
-_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f\x7f-\x9f]*\Z")]
+# A person is shown these: no characters that a terminal would obey, or that turn the direction of what follows.
+_SHOWN = r"\A[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]*\Z"
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=_SHOWN)]
+# As the configuration names upstreams.
+_UPSTREAM = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _Index = Annotated[int, msgspec.Meta(ge=0, le=MAX_BLOBS)]
+_SMALLER = "ask for several bundles with fewer images each, by repository"
+_FAMILY = FORMAT.partition("/")[0] + "/"
 
 
-class Tagged(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Tagged(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """A tag with its version, as regions exchange it (`proxy.store.exchanged.TagChange`)."""
 
     name: _TagName
     version: _Number
-    origin: Annotated[str, msgspec.Meta(max_length=255)]
+    origin: Annotated[str, msgspec.Meta(max_length=255, pattern=_SHOWN)]
     observed_at: _Time
     generation: _Number = 0
     base: _Number = 0
     others: Annotated[tuple[Past, ...], msgspec.Meta(max_length=16)] = ()
 
 
-class Image(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Image(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """An image at the top: `repository` is a place in the plan's `repositories`; `size` is that of its manifest.
 
     tag None: it is brought under its digest alone. subject: what it refers to, where it is a referrer.
@@ -85,7 +95,7 @@ class Required(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     repository: _Index
 
 
-class Base(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Base(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a thin bundle stands on. kind: how it is known; name: its plan's digest, or the inventory's.
 
     label: what a person calls it: the series and the date, or the site.
@@ -96,7 +106,7 @@ class Base(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     label: _Text
 
 
-class Document(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Document(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A file of the OCI layout beside the blobs (`oci-layout`, `index.json`, `manifest.json`): name, size, hash."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"\A(oci-layout|index\.json|manifest\.json)\Z")]
@@ -104,14 +114,14 @@ class Document(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     sha256: _Sha256
 
 
-class Cut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Cut(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Where a volume begins: at this byte of this place in `blobs`; `len(blobs)` and 0 where it brings nothing."""
 
     blob: _Index
     offset: _Size
 
 
-class Slice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Slice(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """The part of a blob that one volume has of it, where the blob is cut, and the hash of that part."""
 
     blob: _Index
@@ -132,15 +142,15 @@ class Plan(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     series: _Text
     region: _Text
     created: Annotated[int, msgspec.Meta(ge=0, le=1 << 33)]
-    repositories: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=MAX_BLOBS)]
-    images: Annotated[tuple[Image, ...], msgspec.Meta(max_length=MAX_BLOBS)]
+    repositories: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=MAX_IMAGES)]
+    images: Annotated[tuple[Image, ...], msgspec.Meta(max_length=MAX_IMAGES)]
     blobs: Annotated[tuple[Blob, ...], msgspec.Meta(max_length=MAX_BLOBS)]
     documents: Annotated[tuple[Document, ...], msgspec.Meta(max_length=3)]
     volumes: Annotated[tuple[Cut, ...], msgspec.Meta(min_length=1, max_length=MAX_VOLUMES)]
     requires: Annotated[tuple[Required, ...], msgspec.Meta(max_length=MAX_BLOBS)] = ()
     bases: Annotated[tuple[Base, ...], msgspec.Meta(max_length=16)] = ()
     platforms: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=64)] = ()
-    slices: Annotated[tuple[Slice, ...], msgspec.Meta(max_length=MAX_BLOBS)] = ()
+    slices: Annotated[tuple[Slice, ...], msgspec.Meta(max_length=2 * MAX_VOLUMES)] = ()
 
     @cached_property
     def names(self) -> tuple[Repository, ...]:
@@ -165,7 +175,14 @@ class Sealed(msgspec.Struct, frozen=True):
         return cls(plan, body, Digest.of(body))
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """What a plan of any version says of itself."""
+
+    format: str
+
+
 _decode = msgspec.json.Decoder(Plan).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
 
 
 def write_plan(plan: Plan) -> bytes:
@@ -174,27 +191,43 @@ def write_plan(plan: Plan) -> bytes:
 
 
 def read_plan(body: bytes) -> Sealed:
-    """Return the plan that `body` is. Takes some 50 ms for 10 MiB: give large ones to a thread.
+    """Return the plan that `body` is. Takes some 200 ms for 10 MiB: give it to a thread.
 
-    Raises Damaged for what is no plan, or contradicts itself.
+    Raises Damaged for what is no plan, or contradicts itself; Refused for what a newer version wrote, or is too large.
     """
     if len(body) > MAX_PLAN:
-        raise Damaged(f"the plan has {len(body)} bytes, more than the {MAX_PLAN} that are allowed")
+        raise Refused(f"the plan has {len(body)} bytes, more than the {MAX_PLAN} that are allowed; {_SMALLER}")
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise Refused(f"the plan has more than {MAX_VALUES} values; {_SMALLER}")
     try:
         plan = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_newer(body)
         raise Damaged(f"the plan cannot be read: {error}") from None
     if plan.format != FORMAT:
-        raise Damaged(f"the plan is of the format {plan.format!r}; this version of entrepot reads {FORMAT}")
+        _refuse_newer(body)
+        raise Damaged(f"the plan is of the format {plan.format[:80]!r}; this version of entrepot reads {FORMAT}")
     _check(plan)
     return Sealed.of(plan, body)
+
+
+def _refuse_newer(body: bytes) -> None:
+    try:
+        named = _decode_named(body).format
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
+    if named != FORMAT and named.startswith(_FAMILY) and named.removeprefix(_FAMILY).isdecimal():
+        raise Refused(
+            f"the bundle was written by a newer version of entrepot: its format is {named[:80]}, and this one reads "
+            f"{FORMAT}; update entrepot here, or export it with an older one"
+        )
 
 
 def repository_of(text: str) -> Repository:
     """Return the repository `UPSTREAM/path`. Raises Damaged."""
     upstream, slash, path = text.partition("/")
     try:
-        if not slash or not upstream:
+        if not slash or not _UPSTREAM.fullmatch(upstream):
             raise Damaged(f"the plan names the repository {text[:160]!r}, which has no upstream")
         return parse_path(upstream, path)
     except RegistryError as error:
@@ -250,13 +283,21 @@ def _check(plan: Plan) -> None:
     places: Sequence[Image | Blob | Required] = (*plan.images, *plan.blobs, *plan.requires)
     if any(one.repository >= known for one in places):
         raise Damaged("the plan speaks of a repository that it does not name")
-    brought = {blob.digest for blob in plan.blobs}
-    needed = {one.digest for one in plan.requires}
-    if len(brought) != len(plan.blobs) or len(needed) != len(plan.requires) or brought & needed:
+    brought = {blob.digest: blob for blob in plan.blobs}
+    needed = {one.digest: one for one in plan.requires}
+    if len(brought) + len(needed) > MAX_BLOBS:
+        raise Refused(f"the plan names {len(brought) + len(needed)} blobs, more than {MAX_BLOBS}; {_SMALLER}")
+    if len(brought) != len(plan.blobs) or len(needed) != len(plan.requires) or not needed.keys().isdisjoint(brought):
         raise Damaged("the plan names a blob twice")
-    lost = [image for image in plan.images if image.digest not in brought and image.digest not in needed]
-    if lost:
-        raise Damaged(f"the plan names the image {reference_of(plan, lost[0])} and does not bring its manifest")
+    for image in plan.images:
+        found = brought.get(image.digest) or needed.get(image.digest)
+        if found is None:
+            raise Damaged(f"the plan names the image {reference_of(plan, image)} and does not bring its manifest")
+        if found.size != image.size or (isinstance(found, Blob) and found.media_type != image.media_type):
+            raise Damaged(f"the plan tells the manifest of {reference_of(plan, image)} in two ways")
+        told = image.tag.others if image.tag else ()
+        if not all(past.origin.isprintable() and (past.media_type or "").isprintable() for past in told):
+            raise Damaged(f"the plan names what nobody can be shown in the past of {reference_of(plan, image)}")
     named = [(image.repository, image.tag.name if image.tag else image.digest) for image in plan.images]
     if len(set(named)) != len(named):
         raise Damaged("the plan names an image twice")

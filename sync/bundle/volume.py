@@ -20,7 +20,7 @@ import msgspec
 
 from proxy.oci.digest import Digest
 from sync.bundle import layout
-from sync.bundle.errors import BundleError, Damaged, NotABundle
+from sync.bundle.errors import BundleError, Damaged, NotABundle, Refused
 from sync.bundle.layout import BLOCK, BlobPart, DocumentPart, Entry, OffsetsPart, PlanPart, SignaturePart, VolumePart
 from sync.bundle.plan import FORMAT, MAX_PLAN, MAX_VOLUMES, Sealed, read_plan
 
@@ -74,6 +74,7 @@ class Volume:
         Raises:
             NotABundle: it does not begin as a volume does.
             Damaged: it does, and the plan, or what follows it, is not as it must be.
+            Refused: a newer version wrote it, or the plan is too large.
             OSError: it cannot be read.
         """
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -186,6 +187,8 @@ class Volume:
             self.sealed = known.get(Digest.of(body)) or read_plan(body)
         except Damaged as error:
             self._fail(str(error))
+        except Refused as error:
+            raise Refused(f"{self.label}: {error}") from None
         at = BLOCK + layout.padded(size)
         if self.read(at, BLOCK)[_NAME].rstrip(b"\0") == layout.SIGNATURE.encode():
             size = self._size_at(at, layout.SIGNATURE, MAX_SIGNATURE)

@@ -21,7 +21,9 @@ from sync.bundle.opened import open_bundles
 from sync.bundle.plan import (
     MAX_BLOB,
     MAX_BLOBS,
+    MAX_IMAGES,
     MAX_PLAN,
+    MAX_VALUES,
     MAX_VOLUMES,
     Base,
     Blob,
@@ -88,7 +90,13 @@ def test_page_names_the_fields_of_the_other_files_in_their_order() -> None:
 
 
 def test_page_tells_the_limits() -> None:
-    assert f"| {MAX_BLOBS:,} |" in section("The plan")
+    assert f"| {MAX_BLOBS:,} with `requires` |" in section("The plan")
+    assert f"| {MAX_BLOBS:,} with `blobs` |" in section("The plan")
+    assert section("The plan").count(f"| {MAX_IMAGES:,} |") == 2
+    assert f"| {2 * MAX_VOLUMES:,} |" in section("The plan")
+    assert f"more than {MAX_VALUES:,} commas" in section(layout.PLAN)
+    assert f"to {MAX_PLAN >> 20} MiB" in section("What a reader checks")
+    assert f"at most {MAX_PLAN >> 20} MiB" in section("A document")
     assert f"| {MAX_VOLUMES:,} |" in section("The plan")
     assert f"more than {MAX_PLAN >> 20} MiB" in section(layout.PLAN)
     assert f"2<sup>{MAX_BLOB.bit_length() - 1}</sup>; of a manifest {MAX_MANIFEST >> 20} MiB" in section("A blob")

@@ -14,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 from proxy.oci.digest import Digest
 from proxy.regions.scope import Scope
 from sync.bundle import layout
-from sync.bundle.errors import BundleError, Damaged, NotABundle, Untrusted
+from sync.bundle.errors import BundleError, Damaged, NotABundle, Refused, Untrusted
 from sync.bundle.keys import PrivateKey, Trust, TrustedKey
 from sync.bundle.layout import BlobPart, Entry
 from sync.bundle.opened import Bundle, open_bundles
@@ -190,6 +190,14 @@ def test_header_of_a_blob_that_says_anything_else_is_damaged(tmp_path: Path, at:
     with pytest.raises(Damaged, match=r"volume 1 \(site\.tar\): the header of blob sha256:"):
         volume.check_frame(entry)
     volume.close()
+
+
+def test_volume_that_a_newer_version_wrote_is_told_as_such_by_its_file(tmp_path: Path) -> None:
+    (path,) = make_bundle(tmp_path, IMAGES)
+    body = path.read_bytes()
+    path.write_bytes(body.replace(b'"format":"entrepot-bundle/1"', b'"format":"entrepot-bundle/2"', 1))
+    with pytest.raises(Refused, match=r"site\.tar: the bundle was written by a newer version .*; update entrepot here"):
+        Volume.open(path)
 
 
 def test_volumes_count_by_what_they_are_and_not_by_their_names(medium: Medium, tmp_path: Path) -> None:
