@@ -158,12 +158,15 @@ def _side(stack: ExitStack, path: Path) -> Side:
             digests = DigestFile.open(path)
             stack.callback(digests.close)
             return Side(_label(digests), digests)
-    bundles = stack.enter_context(_told_of(path))
-    if len(bundles) > 1:
-        named = ", ".join(f"{volume.path.name}" for bundle in bundles for volume in bundle.volumes.values())
-        raise BundleError(f"{path} holds {len(bundles)} bundles, and one is compared: name a volume of it ({named})")
-    plan = bundles[0].plan
-    return side_of(f"bundle {plan.series} of {_day(plan)}", plan)
+    # Closed before the other side is opened: two large plans at once would take too much memory.
+    with _told_of(path) as bundles:
+        if len(bundles) > 1:
+            named = ", ".join(f"{volume.path.name}" for bundle in bundles for volume in bundle.volumes.values())
+            raise BundleError(
+                f"{path} holds {len(bundles)} bundles, and one is compared: name a volume of it ({named})"
+            )
+        plan = bundles[0].plan
+        return side_of(f"bundle {plan.series} of {_day(plan)}", plan)
 
 
 @contextmanager
