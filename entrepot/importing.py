@@ -38,6 +38,7 @@ from sync.bundle.preflight import Allowed, Change, Examined, examine
 from sync.bundle.publishing import hold, publish, release
 from sync.bundle.receipts import spoken, write_receipt
 from sync.bundle.staging import State, discard, old_states
+from sync.bundle.waiting import note_waiting
 
 PATIENCE_SECONDS = 1.0
 """How long a fill waits for a drive that does not answer."""
@@ -203,9 +204,11 @@ class _Importer:
             return _said(bundle, verdict, before, published=True, unchanged=True, receipts=receipts)
         state = await asyncio.to_thread(State.open, imports, bundle, Disk())
         try:
+            await asyncio.to_thread(note_waiting, state.folder, bundle, None, time.time())
             await hold(self._store.catalog, bundle.sealed, time.time())
             (await self._examine(bundle, verdict)).require()
             missing = await self._take_in(bundle, state)
+            await asyncio.to_thread(note_waiting, state.folder, bundle, missing, time.time())
             if missing:
                 return _said(bundle, verdict, before, missing=tuple(missing))
             last = await self._examine(bundle, verdict)

@@ -36,6 +36,7 @@ from proxy.store import holding
 from proxy.store.records import StoreStats
 from proxy.store.sweep import SpaceReport, Sweeper
 from proxy.store.uploading import backlog
+from sync.bundle.waiting import Waiting, waiting_imports
 
 STATS_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Status(msgspec.Struct, frozen=True):
     bucket: BucketView | None = None
     regions: RegionsView | None = None
     bases: tuple[BaseView, ...] = ()
+    imports: tuple[Waiting, ...] = ()
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -125,6 +127,7 @@ async def status(view: MirrorView) -> Status:
         bucket=await _bucket(view),
         regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
         bases=await _bases(view),
+        imports=await asyncio.to_thread(waiting_imports, view.config.data / "bundles" / "imports"),
     )
 
 
@@ -228,11 +231,11 @@ async def _bases(view: MirrorView) -> tuple[BaseView, ...]:
     """Return what is kept as bases of bundles, nothing where the catalog does not answer."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
-            found = await view.store.catalog.read(holding.holders)
+            found = await view.store.catalog.read(holding.kept)
     except (OSError, TimeoutError) as error:
         _log.warning("the holds cannot be read; look at the disk", extra={"error": repr(error)})
         return ()
-    return tuple(BaseView(series, one.digests, one.bytes) for series, one in holding.bases(found))
+    return tuple(BaseView(series, digests) for series, digests in found)
 
 
 def _fill(fill: FillStatus) -> FillView:

@@ -50,11 +50,10 @@ class UpstreamView(msgspec.Struct, frozen=True):
 
 
 class BaseView(msgspec.Struct, frozen=True):
-    """What the last bundle of a series brought, kept for the next one to stand on; `bytes` of it are stored."""
+    """How much of the last bundle of a series is kept for the next one to stand on."""
 
     series: str
     digests: int
-    bytes: int
 
 
 class FillView(msgspec.Struct, frozen=True):

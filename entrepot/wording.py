@@ -1,8 +1,9 @@
-"""How things read to people: moments, and what the system refused, without Python's error numbers."""
+"""How things read to people: moments, volumes, and what the system refused, without Python's error numbers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 
@@ -13,6 +14,11 @@ def words_of(error: BaseException) -> str:
     if isinstance(error.filename, str | bytes):
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return error.strerror
+
+
+def volumes_of(numbers: Sequence[int]) -> str:
+    """Return `volume 2` or `volumes 2, 3`."""
+    return f"volume{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def format_time(moment: float) -> str:

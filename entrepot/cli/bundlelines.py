@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from entrepot.bundles import ListedBundle, ListedImage
 from entrepot.cli.output import counted, format_size
-from entrepot.wording import format_time
+from entrepot.wording import format_time, volumes_of
 from sync.bundle.checking import Checked, CheckedBundle
 from sync.bundle.comparing import Amount, Difference
 
@@ -19,7 +19,7 @@ def of_list(bundle: ListedBundle) -> Iterator[str]:
     volumes = ", ".join(bundle.present.values())
     yield f"  volumes   {len(bundle.present)} of {bundle.volumes}: {volumes}"
     if bundle.missing:
-        yield f"  missing   {_volumes(bundle.missing)}"
+        yield f"  missing   {volumes_of(bundle.missing)}"
     yield f"  brings    {counted(bundle.blobs, 'blob')}, {format_size(bundle.bytes)}{_platforms(bundle)}"
     if bundle.required:
         bases = ", ".join(f"{base.kind} {base.label}" for base in bundle.bases) or "what is not named"
@@ -70,13 +70,9 @@ def _checked(bundle: CheckedBundle) -> Iterator[str]:
     elif bundle.note is not None:
         yield f"  {bundle.note}"
     if bundle.missing:
-        yield f"  missing: {_volumes(bundle.missing)}"
+        yield f"  missing: {volumes_of(bundle.missing)}"
     for fault in bundle.faults:
         yield f"  wrong: {fault.message}"
-
-
-def _volumes(numbers: tuple[int, ...]) -> str:
-    return f"volume{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def of_difference(found: Difference) -> Iterator[str]:

@@ -14,6 +14,7 @@ from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.running import find
 from entrepot.config import Config
 from entrepot.config.values import format_duration
+from entrepot.wording import format_time, volumes_of
 
 Document = Mapping[str, Any]
 
@@ -51,8 +52,12 @@ def people(document: Document) -> list[str]:
             f"{format_size(space['free'])} free"
         )
     if bases := document["bases"]:
-        kept = ", ".join(f"{base['series']} ({format_size(base['bytes'])})" for base in bases)
+        kept = ", ".join(f"{base['series']} ({counted(base['digests'], 'blob')})" for base in bases)
         lines.append(f"kept as bases of bundles: {kept}")
+    for one in document["imports"]:
+        waits = f"waits for {volumes_of(one['missing'])} of {one['volumes']}" if one["missing"] else "was cut short"
+        since = format_time(one["since"])
+        lines.append(f"import of {one['series']} from {one['region']}, begun {since}: {waits}")
     looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
     lines.append(f"requests: {looked_up or 'none yet'}")
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]

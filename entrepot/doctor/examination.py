@@ -13,10 +13,12 @@ from entrepot import __version__
 from entrepot.config import Config, PeerConfig, UpstreamConfig, check_files
 from entrepot.doctor import judging
 from entrepot.doctor.bucket import BucketSeen, look_at_bucket
+from entrepot.doctor.bundles import BundlesSeen, look_at_bundles
 from entrepot.doctor.consumers import ClientSeen, look_at_clients
 from entrepot.doctor.findings import Finding, look, problem
 from entrepot.doctor.fleet import FleetSeen, look_at_fleet
 from entrepot.doctor.folder import FolderSeen, look_at_folder, open_files_limit
+from entrepot.doctor.judging_bundles import judge_bundles
 from entrepot.doctor.judging_regions import judge_peer, judge_tokens
 from entrepot.doctor.judging_shared import judge_bucket, judge_fleet
 from entrepot.doctor.regions import TokenFileSeen, look_at_peer, look_at_tokens
@@ -41,6 +43,7 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
         fleet = tasks.create_task(_fleet(config))
         bucket = tasks.create_task(_bucket(config))
         tokens = tasks.create_task(_tokens(config))
+        bundles = tasks.create_task(_bundles(config.data))
         peers = [tasks.create_task(_peer(peer, config.region)) for peer in config.peers]
 
     findings = files.result()
@@ -64,6 +67,7 @@ async def examine(config: Config, root: Path = Path("/")) -> list[Finding]:
             findings += [finding for host in told for finding in judging.judge_host(host)]
     findings += _shared(config, seen_mirror, fleet.result(), bucket.result())
     findings += judge_tokens(tokens.result())
+    findings += judge_bundles(bundles.result(), config, _room(config, seen_folder))
     findings += [finding for peer in peers for finding in peer.result()]
     ours = _ours(config, seen_mirror)
     return findings + [judging.judge_client(client, ours) for client in clients.result()]
@@ -136,6 +140,20 @@ async def _tokens(config: Config) -> list[TokenFileSeen]:
         return await look(lambda: look_at_tokens(config), FILES_SECONDS)
     except TimeoutError:
         return []  # as the other files there, of which this was said
+
+
+async def _bundles(data: Path) -> BundlesSeen:
+    try:
+        return await look(lambda: look_at_bundles(data), FILES_SECONDS)
+    except (TimeoutError, OSError):
+        return BundlesSeen()  # as of the folder itself, of which this is said
+
+
+def _room(config: Config, folder: FolderSeen | Finding) -> int | None:
+    """Return how many bytes may be stored, None where the volume could not be looked at."""
+    if config.quota is not None or isinstance(folder, Finding) or not folder.total:
+        return config.quota
+    return int(judging.DEFAULT_SHARE * folder.total)
 
 
 async def _peer(peer: PeerConfig, region: str) -> list[Finding]:

@@ -22,6 +22,8 @@ HOLDERS = """
     FROM hold LEFT JOIN blob ON blob.digest = hold.digest AND blob.present GROUP BY holder ORDER BY holder
 """
 
+KEPT = "SELECT holder, count(*) FROM hold WHERE holder >= ? AND holder < ? GROUP BY holder ORDER BY holder"
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -66,6 +68,12 @@ def expire(transaction: Transaction, now: float) -> None:
 def bases(found: Iterable[Holder]) -> list[tuple[str, Holder]]:
     """Return the series whose last bundles are held, each with its hold."""
     return [(one.name.removeprefix(BASE), one) for one in found if one.name.startswith(BASE)]
+
+
+def kept(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Return the series whose last bundles are held, each with how many digests; by the index alone."""
+    rows = connection.execute(KEPT, (BASE, f"{BASE[:-1]};"))
+    return [(name.removeprefix(BASE), digests) for name, digests in rows]
 
 
 def holders(connection: sqlite3.Connection) -> list[Holder]:

@@ -25,6 +25,7 @@ from sync.bundle.keys import PrivateKey
 from sync.bundle.opened import open_bundles
 from sync.bundle.plan import Base, Required
 from sync.bundle.receipts import write_receipt
+from sync.bundle.waiting import Waiting
 from tests.bundle.writing import make_bundle, plan_of, write_bundle
 from tests.store.contents import child, digest, parsed, put
 from tests.support.contents import blob, make_image, make_index
@@ -260,11 +261,13 @@ def test_why_says_until_when_an_import_needs_a_blob(site: Path, tmp_path: Path) 
     assert "an import needs it (abcdef): eviction leaves it alone until 2096-10-02" in said
 
 
-def test_status_tells_what_bases_cost() -> None:
-    told = Status(
-        "1", 4, "ready", (), "ship", False, "", 1.0, (), (), None, None, (), {}, bases=(BaseView("weekly", 9, 2048),)
-    )
-    assert "kept as bases of bundles: weekly (2.0 KiB)" in people(msgspec.to_builtins(told))
+def test_status_tells_what_bases_are_kept_and_which_imports_wait() -> None:
+    bases = (BaseView("weekly", 9),)
+    imports = (Waiting("sha256:0", "monthly", "home", 4, (2, 4), 1_700_000_000.0),)
+    told = Status("1", 4, "ready", (), "ship", False, "", 1.0, (), (), None, None, (), {}, bases=bases, imports=imports)
+    said = people(msgspec.to_builtins(told))
+    assert "kept as bases of bundles: weekly (9 blobs)" in said
+    assert "import of monthly from home, begun 2023-11-14 22:13:20Z: waits for volumes 2, 4 of 4" in said
 
 
 def test_a_receipt_is_known_by_its_header(tmp_path: Path) -> None:
