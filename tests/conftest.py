@@ -18,6 +18,7 @@ _MISSING = "missing here: "
 _TOGETHER = (
     ("tests/real/", "real programs"),
     ("tests/scenarios/test_workers.py", "workers"),
+    ("tests/scenarios/test_bundle_", "bundles"),
     ("tests/scenarios/", "scenarios"),
     ("tests/bench/", "scenarios"),
     ("tests/bucket/", "bucket"),
