@@ -23,7 +23,9 @@ bundle = LazyGroup(
 )
 
 T = TypeVar("T")
-_PATHS = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+_PATHS = click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False)
+)
 
 
 @click.command("list", short_help="Show what bundles are and bring.")
@@ -51,7 +53,7 @@ def list_(config: Config, output: Output, paths: tuple[Path, ...]) -> int:
     "keys",
     metavar="PUB",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     help="A public key that is trusted, beside those of the configuration; repeatable.",
 )
 @click.option("--require-signature", is_flag=True, help="Count it as wrong when no trusted key has signed.")
@@ -78,8 +80,8 @@ def verify_(
 
 
 @click.command("diff", short_help="Compare two bundles, inventories or receipts.")
-@click.argument("a", metavar="A", type=click.Path(path_type=Path))
-@click.argument("b", metavar="B", type=click.Path(path_type=Path))
+@click.argument("a", metavar="A", type=click.Path(path_type=Path, readable=False))
+@click.argument("b", metavar="B", type=click.Path(path_type=Path, readable=False))
 @unread_config_option
 @bare_command
 def diff_(output: Output, a: Path, b: Path) -> int:

@@ -40,7 +40,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     "--output",
     "output_path",
     metavar="PATH",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     required=True,
     help="Where to: FILE.tar, or with --split-size FILE.001.tar, FILE.002.tar and so on.",
 )
@@ -49,7 +49,7 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
     "--file",
     "list_file",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="A list of references, one a line; # begins a comment.",
 )
 @click.option(
@@ -75,7 +75,13 @@ def _size(context: click.Context, parameter: click.Parameter, text: str | None) 
 @click.option(
     "--recut", metavar="N", type=int, multiple=True, help="Only write this volume again, as it was; repeatable."
 )
-@click.option("--sign", "key", metavar="KEYFILE", type=click.Path(path_type=Path), help="A key of entrepot key new.")
+@click.option(
+    "--sign",
+    "key",
+    metavar="KEYFILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="A key of entrepot key new.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be written; write and pull nothing.")
 @command("data", "upstream", "region", "redis", "advertise", "store", "offline")
 def export(

@@ -23,13 +23,13 @@ _SHOWN = 20
 
 
 @click.command("import", short_help="Take over the images of bundles from a disk.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--verify-key",
     "verify_keys",
     multiple=True,
     metavar="PUB",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="A public key that is trusted for all repositories, beside those of the configuration; repeatable.",
 )
 @click.option("--require-signature", is_flag=True, help="Take nothing that is not signed by a trusted key.")
@@ -38,7 +38,7 @@ _SHOWN = 20
 @click.option(
     "--receipt",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Where the receipt goes.  [default: beside the bundle]",
 )
 @command("data", "upstream", "region", "quota")
