@@ -78,7 +78,7 @@ async def send_body(
 ) -> None:
     """Send what `stream` was opened for; `sent` hears of the bytes. Raises ConnectionResetError, closed short (P28)."""
     if isinstance(stream, FileReader):
-        await send_file(request, writer, stream, stream.start, stream.end, sent)
+        await send_file(request, writer, stream, stream.start, stream.end, sent, stream.origin)
         return
     try:
         async for chunk in stream:

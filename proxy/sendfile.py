@@ -43,12 +43,15 @@ async def send_file(
     start: int,
     end: int | None,
     sent: Callable[[int], None],
+    origin: int = 0,
 ) -> None:
     """Send the bytes [start, end) of `body` after the headers; `sent` hears of every slice's bytes.
 
-    With an unknown `end` the framing must be chunked. Raises ConnectionResetError when the client is gone,
-    takes nothing for one to two minutes (P45), or must be told by a short body that no more will come (P28):
-    the connection is closed then, and the caller may close the descriptor at once.
+    origin: where in the file byte 0 of `body` lies. With an unknown `end` the framing must be chunked.
+
+    Raises ConnectionResetError when the client is gone, takes nothing for one to two minutes (P45), or must be told by
+    a short body that no more will come (P28): the connection is closed then, and the caller may close the descriptor
+    at once.
     """
     transport = request.transport
     if transport is None:
@@ -61,14 +64,14 @@ async def send_file(
             count = min(SLICE, count, count if end is None else end - position)
             if count <= 0:
                 break
-            if known < position + count:
+            if known < origin + position + count:
                 known = os.fstat(body.fileno()).st_size
-                if known < position + count:
+                if known < origin + position + count:
                     raise Unavailable("a stored file is shorter than its record says")
             if transport.is_closing():
                 raise ConnectionResetError("client is gone")
             watch.begin()
-            await _send_slice(transport, writer, body, position, count, chunked=end is None)
+            await _send_slice(transport, writer, body, origin + position, count, chunked=end is None)
             watch.end()
             position += count
             sent(count)

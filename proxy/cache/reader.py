@@ -23,9 +23,13 @@ CHUNK = 1 << 18
 
 
 class FileReader:
-    """A BlobStream over a descriptor that it owns. `outcome` is for the log: hit | joined | miss."""
+    """A BlobStream over a descriptor that it owns. `outcome` is for the log: hit | joined | miss.
+
+    origin: where in the file its first byte lies.
+    """
 
     anonymous = False
+    origin = 0
 
     def __init__(self, digest: Digest, fd: int, size: int | None, outcome: str) -> None:
         self.digest = digest
@@ -61,7 +65,9 @@ class FileReader:
         position = self.start
         while (limit := await self.limit(position)) > position:
             while position < limit:
-                chunk = await asyncio.to_thread(os.pread, self._fd, min(CHUNK, limit - position), position)
+                chunk = await asyncio.to_thread(
+                    os.pread, self._fd, min(CHUNK, limit - position), self.origin + position
+                )
                 if not chunk:
                     raise Unavailable(f"the file of {self.digest} is shorter than it was")
                 position += len(chunk)

@@ -13,15 +13,20 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from proxy.cache.reader import FileReader
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
 from sync.bundle.errors import Damaged
 from sync.bundle.opened import Extent, Readable
+from sync.bundle.volume import Volume
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 READ_SECONDS = 60.0
+AHEAD = 2 << 20
+"""What is read before it is sent by sendfile, in bytes; as much again is read meanwhile."""
+TOUCHED = 256 << 10
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -36,7 +41,7 @@ class Reading:
 
     def __init__(self, threads: Executor | None = None) -> None:
         self._threads = threads
-        self._failed: dict[str, tuple[Readable, int]] = {}
+        self._failed: dict[str, tuple[Readable, int, int]] = {}
 
     def read(self, file: Readable, offset: int, length: int) -> bytes:
         """Return bytes of a file, for threads. Raises Unavailable that names it."""
@@ -49,10 +54,10 @@ class Reading:
                 told = f"{file.label} cannot be read at byte {offset}: {why}; is its drive still there?"
             if file.label not in self._failed:
                 _log.error("a bundle cannot be read", extra={"file": file.label, "offset": offset, "why": told})
-            self._failed[file.label] = (file, offset)
+            self._failed[file.label] = (file, offset, length)
             raise Unavailable(told) from error
         failed = self._failed.get(file.label)
-        if failed is not None and offset <= failed[1] < offset + length:
+        if failed is not None and offset <= failed[1] and failed[1] + failed[2] <= offset + length:
             self._failed.pop(file.label, None)
         return body
 
@@ -70,12 +75,12 @@ class Reading:
 
     def failing(self, files: Sequence[Readable]) -> list[str]:
         """Return in words which of `files`, or of those that failed before, cannot be read now. For threads."""
-        places = {file.label: (file, 0) for file in files}
+        places = {file.label: (file, 0, 1) for file in files}
         places |= dict(self._failed)
         problems = []
-        for file, offset in places.values():
+        for place in places.values():
             try:
-                self.read(file, offset, 1)
+                self.read(*place)
             except Unavailable as error:
                 problems.append(error.message)
         return problems
@@ -107,6 +112,7 @@ class BundleBlob:
         self.start, self.end = span
         self.where = " and ".join(dict.fromkeys(extent.file.label for extent in extents))
         self._reading = reading
+        self._extents = extents
         self._pieces = _pieces(extents, self.start, self.end, chunk)
         self._next: asyncio.Future[bytes] | None = None
         self._hasher: _Hash | None = None
@@ -119,6 +125,18 @@ class BundleBlob:
     def hash_into(self, hasher: _Hash) -> None:
         """Feed `hasher` what is read, in the thread that reads it. Nothing may have been read yet."""
         self._hasher = hasher
+
+    def stamps(self) -> tuple[tuple[int, int], ...] | None:
+        """Return how the files are of which it is read (`Volume.stamp`); None where one of them is no volume."""
+        files = [extent.file for extent in self._extents]
+        found = tuple(file.stamp for file in files if isinstance(file, Volume))
+        return found if len(found) == len(files) else None
+
+    def by_sendfile(self) -> VolumeReader | None:
+        """Return the same bytes to be sent from their file; None where they lie in several. Instead of reading it."""
+        if len(self._extents) != 1 or not isinstance(file := self._extents[0].file, Volume):
+            return None
+        return VolumeReader(self._reading, file, self._extents[0].offset, self.digest, self.size, self.start, self.end)
 
     async def begin(self) -> None:
         """Read the first chunk, so that a drive that is gone is told before a byte is promised. Raises Unavailable."""
@@ -157,6 +175,47 @@ class BundleBlob:
                 await waited(reading)
         if reading is not None and reading.done() and not reading.cancelled():
             reading.exception()
+
+
+class VolumeReader(FileReader):
+    """A blob that lies in a volume in one piece, for sendfile.
+
+    A thread reads what is next before it is sent: sendfile itself would make the event loop wait for a slow medium.
+    """
+
+    def __init__(
+        self, reading: Reading, volume: Volume, origin: int, digest: Digest, size: int, start: int, end: int
+    ) -> None:
+        super().__init__(digest, volume.duplicate(), size, "hit")
+        self.origin = origin
+        self.start, self.end = start, end
+        self._reading = reading
+        self._volume = volume
+        self._ready = start
+        self._next: asyncio.Future[int] | None = None
+
+    async def limit(self, position: int) -> int:
+        """Return how far it was read into memory. Raises Unavailable where the volume cannot be read."""
+        assert self.end is not None
+        while self._ready <= position < self.end:
+            self._ready = await waited(self._next or self._ahead(self._ready))
+            self._next = self._ahead(self._ready) if self._ready < self.end else None
+        return self._ready
+
+    def _ahead(self, begin: int) -> asyncio.Future[int]:
+        assert self.end is not None
+        return self._reading.begin(partial(self._touch, begin, min(begin + AHEAD, self.end)))
+
+    def _touch(self, begin: int, end: int) -> int:
+        for at in range(begin, end, TOUCHED):
+            self._reading.read(self._volume, self.origin + at, min(TOUCHED, end - at))
+        return end
+
+    async def aclose(self) -> None:
+        ahead, self._next = self._next, None
+        if ahead is not None:
+            ahead.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await super().aclose()
 
 
 def _pieces(extents: Sequence[Extent], start: int, end: int, chunk: int) -> Iterator[tuple[Readable, int, int]]:

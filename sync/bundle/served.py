@@ -31,8 +31,10 @@ from sync.bundle.source import BundleSource, missing
 WITHHELD = 64 << 10
 VERIFIED_FIRST = 1 << 20
 """Blobs up to so many bytes are read and verified before a byte of them is given."""
-DAMAGED_KEPT = 1024
+JUDGED_KEPT = 4096
 _log = logging.getLogger(__name__)
+
+_Stamps = tuple[tuple[int, int], ...]
 
 
 class ServedBundles:
@@ -40,12 +42,14 @@ class ServedBundles:
 
     whole: of each manifest, whether it can be served (an index is when one of its manifests is). State: the blobs that
     were found damaged, so that nobody stitches a part of one to what he has; whoever wants all of one has it read anew.
+    And those that were found right, with what tells that their volumes are still what they were.
     """
 
     def __init__(self, source: BundleSource, whole: dict[str, bool]) -> None:
         self._source = source
         self._whole = whole
-        self._damaged: OrderedDict[Digest, None] = OrderedDict()
+        self._damaged: OrderedDict[Digest, _Stamps | None] = OrderedDict()
+        self._verified: OrderedDict[Digest, _Stamps | None] = OrderedDict()
 
     @classmethod
     async def open(cls, source: BundleSource) -> Self:
@@ -79,11 +83,17 @@ class ServedBundles:
         return await self._source.stat_blob(repository, digest)
 
     async def open_blob(self, repository: Repository, digest: Digest, span: ByteRange | None = None) -> BlobStream:
-        """Open a blob whose last bytes leave when all fit its digest; of a part only its bytes are read."""
+        """Open a blob whose last bytes leave when all fit its digest; of a part only its bytes are read.
+
+        One that was found right, in volumes that nobody has written to since, is sent without being hashed again.
+        """
         stream = await self._source.open_blob(repository, digest, span)
+        stamps = stream.stamps()
+        if stamps is not None and stream.size > VERIFIED_FIRST and self._verified.get(digest) == stamps:
+            return stream.by_sendfile() or stream
         try:
             if (stream.start, stream.end) == (0, stream.size):
-                checked = verifying(stream, digest, partial(self._judge, digest, stream.where))
+                checked = verifying(stream, digest, partial(self._judge, digest, stamps, stream.where))
                 if stream.size <= VERIFIED_FIRST:
                     return _Bytes(digest, b"".join([chunk async for chunk in checked]))
                 await stream.begin()
@@ -121,14 +131,16 @@ class ServedBundles:
                 return f"{missing(bundle)}; serve a folder that has them too"
         return "not all that it names is in the bundles that are served"
 
-    def _judge(self, digest: Digest, where: str, right: bool) -> None:
-        if right:
-            self._damaged.pop(digest, None)
-            return
-        _log.error("a blob is damaged; `entrepot bundle verify` finds out where", extra={"blob": digest, "in": where})
-        self._damaged[digest] = None
-        if len(self._damaged) > DAMAGED_KEPT:
-            self._damaged.popitem(last=False)
+    def _judge(self, digest: Digest, stamps: _Stamps | None, where: str, right: bool) -> None:
+        kept, other = (self._verified, self._damaged) if right else (self._damaged, self._verified)
+        if not right:
+            _log.error(
+                "a blob is damaged; `entrepot bundle verify` finds out where", extra={"blob": digest, "in": where}
+            )
+        other.pop(digest, None)
+        kept[digest] = stamps
+        if len(kept) > JUDGED_KEPT:
+            kept.popitem(last=False)
 
 
 def verifying(stream: BundleBlob, digest: Digest, judged: Callable[[bool], None] = lambda _: None) -> BlobStream:

@@ -98,6 +98,16 @@ class Volume:
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def duplicate(self) -> int:
+        """Return a descriptor of the file that is the caller's to close. Raises OSError."""
+        return os.dup(self._file)
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of the last change (ns) of the file now: equal ones tell that nobody wrote to it meanwhile."""
+        now = os.fstat(self._file)
+        return now.st_size, now.st_mtime_ns
+
     def entries(self) -> list[Entry]:
         """Return what must be in it, in the order of the file."""
         return list(self.walk())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from yarl import URL
 
 from metrics.events import ignore
@@ -19,11 +20,12 @@ from proxy.oci.listings import fallback_tag
 from proxy.oci.names import Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.server import Server
-from proxy.source import Source
+from proxy.source import BlobStream, Source
 from proxy.upstream.registry import RegistrySource
 from proxy.upstream.settings import UpstreamSettings
 from sync.bundle.opened import Bundle, open_bundles
 from sync.bundle.plan import Base, Plan, Required
+from sync.bundle.reading import VolumeReader
 from sync.bundle.served import WITHHELD, ServedBundles
 from sync.bundle.source import BundleSource
 from tests.bundle.writing import make_bundle, plan_of, write_bundle
@@ -301,6 +303,94 @@ async def test_blob_with_a_flipped_bit_never_ends_and_no_part_follows(
 async def _read_into(got: bytearray, served: Source, digest: Digest) -> None:
     async for chunk in await served.open_blob(APP, digest):
         got += chunk
+
+
+@pytest.fixture
+async def at_http() -> AsyncIterator[Callable[[Source], Awaitable[URL]]]:
+    """Serves Sources over HTTP."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(source: Source) -> URL:
+            runner = web.ServerRunner(Server(Face(source, frozenset({HUB}), HUB, ignore)))
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            host, port = runner.addresses[0][:2]
+            return URL(f"http://{host}:{port}/v2/")
+
+        yield serve
+
+
+async def test_blob_that_was_found_right_is_sent_from_its_file_and_hashed_no_more(
+    tmp_path: Path, opening: Callable[..., BundleSource], at_http: Callable[[Source], Awaitable[URL]]
+) -> None:
+    data = blob(5 << 20, 1)
+    (path,) = make_bundle(tmp_path, [(f"{APP}:1", make_image([blob(70_000, 2), data]))])
+    served = await ServedBundles.open(opening(path))
+    digest = Digest.of(data)
+    assert not isinstance(await _closed(served, digest), VolumeReader)
+    url = await at_http(served) / f"{APP.path}/blobs/{digest}"
+    async with ClientSession() as session:
+        for asked, given in (
+            ({}, data),
+            ({}, data),
+            ({"Range": "bytes=4194300-"}, data[4194300:]),
+            ({"Range": "bytes=7-2097159"}, data[7:2097160]),
+        ):
+            async with session.get(url, headers=asked) as answer:
+                assert await answer.read() == given
+    assert isinstance(await _closed(served, digest), VolumeReader)
+    assert isinstance(await _closed(served, digest, ByteRange(7, 9)), VolumeReader)
+    reader = await served.open_blob(APP, digest, ByteRange(5, 3 << 20))
+    assert b"".join([chunk async for chunk in reader]) == data[5 : (3 << 20) + 1]
+    await reader.aclose()
+
+
+async def _closed(served: Source, digest: Digest, span: ByteRange | None = None) -> BlobStream:
+    stream = await served.open_blob(APP, digest, span)
+    await stream.aclose()
+    return stream
+
+
+@pytest.mark.parametrize("split", [None, 2 << 20])
+async def test_blob_whose_volume_was_written_to_is_hashed_again(
+    tmp_path: Path, opening: Callable[..., BundleSource], split: int | None
+) -> None:  # P38
+    data = blob(3 << 20, 1)
+    digest = Digest.of(data)
+    paths = make_bundle(tmp_path, [(f"{APP}:1", make_image([data]))], split=split)
+    source = opening(*paths)
+    served = await ServedBundles.open(source)
+    for _ in range(2):
+        assert await read(await served.open_blob(APP, digest)) == data
+    found = source.find(digest)
+    assert found is not None
+    with paths[0].open("r+b") as file:
+        file.seek(found[2][0].offset)
+        file.write(bytes([data[0] ^ 1]))
+    os.utime(paths[0], ns=(0, 7))
+    with pytest.raises(BadContent):
+        await read(await served.open_blob(APP, digest))
+
+
+async def test_drive_that_is_lost_while_a_blob_is_sent_from_its_file_is_told_by_its_volume(
+    tmp_path: Path, opening: Callable[..., BundleSource]
+) -> None:  # P28
+    data = blob(9 << 20, 1)
+    digest = Digest.of(data)
+    (path,) = make_bundle(tmp_path, [(f"{APP}:1", make_image([data]))])
+    source = opening(path)
+    served = await ServedBundles.open(source)
+    assert await read(await served.open_blob(APP, digest)) == data
+    reader = await served.open_blob(APP, digest)
+    assert isinstance(reader, VolumeReader)
+    assert 0 < await reader.limit(0) < len(data)
+    os.truncate(path, 8 << 20)
+    with pytest.raises(Unavailable, match=path.name):
+        await reader.limit(len(data) - 1)
+    await reader.aclose()
+    (problem,) = await source.problems()
+    assert path.name in problem
 
 
 async def test_damaged_manifest_is_never_given(tmp_path: Path, opening: Callable[..., BundleSource]) -> None:
