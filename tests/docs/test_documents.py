@@ -23,6 +23,8 @@ _OURS = (
     "configuration.md",
     "clients.md",
     "architecture.md",
+    "air-gap.md",
+    "bundle-format.md",
     "fleet.md",
     "object-storage.md",
     "regions.md",
@@ -143,6 +145,14 @@ def test_the_node_of_a_fleet_that_is_deployed_needs_its_url_alone(tmp_path: Path
     assert load(file, own, {}).store == "s3://bucket/prefix"
     with pytest.raises(ConfigError, match="advertise"):
         load(example, {}, {})
+
+
+def test_the_site_without_a_network_that_is_deployed_is_accepted_and_is_that_of_the_page() -> None:
+    config = load(ROOT / "deploy/air-gap.toml", {}, {})
+    assert (config.offline, config.bundles.require_signature) == (True, None)
+    (shown,) = (text for language, text in blocks(ROOT / "docs/air-gap.md") if language == "toml")
+    site = tomllib.loads((ROOT / "deploy/air-gap.toml").read_text())
+    assert tomllib.loads(shown).items() <= site.items()
 
 
 def test_the_regions_that_are_deployed_are_accepted_from_either_side(tmp_path: Path) -> None:
