@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from entrepot.descriptors import raise_limit
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import ParsedManifest
 from sync.bundle.comparing import Difference, Side, compare, side_of
@@ -82,6 +83,7 @@ def diff(a: Path, b: Path) -> Difference:
 
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[list[Bundle]]:
+    raise_limit()
     bundles = open_bundles(paths)
     try:
         yield bundles

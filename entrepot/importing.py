@@ -18,6 +18,7 @@ import msgspec
 from entrepot.access import rules_of
 from entrepot.beside import opened_store
 from entrepot.config import Config
+from entrepot.descriptors import raise_limit
 from entrepot.trusting import trust_of
 from metrics.events import ignore
 from proxy.cache.readthrough import open_cache
@@ -136,6 +137,7 @@ async def import_bundles(config: Config, request: ImportRequest, report: Callabl
     """
     trust = await asyncio.to_thread(trust_of, config, request.verify_keys, require=request.require_signature)
     async with AsyncExitStack() as stack:
+        raise_limit()
         bundles = await asyncio.to_thread(open_bundles, request.paths)
         for bundle in bundles:
             stack.callback(bundle.close)

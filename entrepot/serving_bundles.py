@@ -27,6 +27,7 @@ from entrepot.admin import guarded, showing
 from entrepot.answering import addresses_of, bound, taking
 from entrepot.answers import answer
 from entrepot.config import Config
+from entrepot.descriptors import raise_limit
 from entrepot.loops import keep_start
 from entrepot.status import Readiness
 from entrepot.trusting import trust_of
@@ -181,6 +182,7 @@ async def serve_bundles(config: Config, metrics: Metrics, emit: Emit) -> None:
 @asynccontextmanager
 async def opened(config: Config, place: Path, metrics: Metrics) -> AsyncIterator[Serving]:
     """Give the bundles at `place`, none of which the configured trust refuses. Raises BundleError, OSError."""
+    raise_limit()
     bundles = await asyncio.to_thread(open_bundles, [place])
     threads = ThreadPoolExecutor(READERS, thread_name_prefix="bundle")
     try:

@@ -66,9 +66,11 @@ def verify_(
     All that is wrong is told, by volume and blob. Exit code 3 when something is, or when volumes are missing.
     """
     from entrepot.cli.bundlelines import of_check
+    from entrepot.descriptors import raise_limit
     from entrepot.trusting import trust_of
     from sync.bundle.checking import check
 
+    raise_limit()
     with meter(output, "verifying") as shown:
 
         def report(done: int, total: int) -> None:

@@ -77,9 +77,13 @@ class Volume:
             Refused: a newer version wrote it, or the plan is too large.
             OSError: it cannot be read.
         """
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not to wait for who writes to a pipe.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            volume = cls(file, path, os.fstat(file).st_size)
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise NotABundle(f"{shown(str(path))} is no volume of a bundle: it is no file")
+            volume = cls(file, path, found.st_size)
             volume._begin(known)
         except BaseException:
             os.close(file)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -279,6 +281,22 @@ def test_folder_gives_its_volumes_and_a_stranger_is_named(medium: Medium, tmp_pa
     os.mkfifo(tmp_path / "pipe.tar")
     with pytest.raises(NotABundle):
         find_volumes([tmp_path / "pipe.tar"])
+    with pytest.raises(NotABundle, match=r"pipe\.tar is no volume"):
+        Volume.open(tmp_path / "pipe.tar")
+
+
+def test_more_volumes_are_opened_than_files_are_allowed_at_first(tmp_path: Path) -> None:
+    volumes = make_bundle(tmp_path, [("docker.io/library/alpine:1", make_image([blob(2_000_000)]))], split=40_000)
+    assert len(volumes) > 60
+    for command in ("list", "verify"):
+        words = ["-m", "entrepot", "bundle", command, "--data", str(tmp_path / "data"), str(tmp_path)]
+        done = subprocess.run(
+            ["sh", "-c", 'ulimit -S -n 40; exec "$@"', "sh", sys.executable, *words],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_name_of_a_file_cannot_talk_to_the_terminal(tmp_path: Path) -> None:
