@@ -26,9 +26,10 @@ from sync.bundle.finished import give_name, sizes_of, take_over
 from sync.bundle.journal import Journal, Mark
 from sync.bundle.keys import PrivateKey, sign
 from sync.bundle.making import Draft, documents
+from sync.bundle.outflow import BUFFER
 from sync.bundle.plan import Plan, Sealed, repository_of
 from sync.bundle.target import Target, read_sums, require_room, write_sums
-from sync.bundle.writing import BUFFER, STEP, Work, WrongBlob, hash_slices, write_volume
+from sync.bundle.writing import STEP, Work, WrongBlob, hash_slices, write_volume
 from sync.fetching import Filler, words_of
 
 _BATCH = 2000

@@ -1,4 +1,4 @@
-"""Writing a volume: stored blobs read and verified in one thread, hashed and written in another, synced in a third.
+"""Writing a volume: stored blobs are read, verified, and put between what else it has. What follows is `outflow`'s.
 
 Every byte follows from the plan (`layout`); a stored blob that is not what it should be ends the writing and is named.
 Which volumes are written, and what is done about a wrong blob, is the caller's.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +23,12 @@ from sync.bundle import layout
 from sync.bundle.errors import Interrupted
 from sync.bundle.journal import Mark
 from sync.bundle.layout import BlobPart, DocumentPart, Entry, OffsetsPart, PlanPart, SignaturePart, VolumePart
+from sync.bundle.outflow import BUFFER, Outflow, open_direct
 from sync.bundle.plan import Plan, Sealed, Slice
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-BUFFER = 2 << 20
-BUFFERS = 6
 STEP = 32 << 20
 """So often it is noted how far a volume is. What comes meanwhile is at most as much again: a kill repeats 64 MiB."""
 
@@ -103,23 +101,27 @@ def write_volume(work: Work, path: Path, mark: Mark | None, reached: Callable[[M
         Interrupted: `work.stop` was set; what was reached stays.
         OSError: the disk refuses.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
+    with ExitStack() as opened:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        opened.callback(os.close, file)
         begun = _Begun.at(work, file, mark)
         os.ftruncate(file, begun.offset)
-        out = _Out(work, file, begun, reached)
-        try:
-            end = 0
-            for entry in work.entries():
-                end = entry.end
-                if end > begun.offset:
-                    _write_entry(work, entry, begun, out)
-            out.put(end, bytes(layout.END))
-            return out.finish()
-        finally:
-            out.close()
-    finally:
-        os.close(file)
+        direct = open_direct(path)
+        if direct is not None:
+            opened.callback(os.close, direct)
+
+        def marked(offset: int, hash: str) -> None:
+            reached(Mark(work.volume, offset, hash))
+
+        out = Outflow(file, direct, begun.offset, begun.hasher, work.step, marked, work.told)
+        opened.callback(out.close)
+        end = 0
+        for entry in work.entries():
+            end = entry.end
+            if end > begun.offset:
+                _write_entry(work, entry, begun, out)
+        out.put(end, bytes(layout.END))
+        return out.finish()
 
 
 @dataclass(slots=True)
@@ -164,108 +166,6 @@ class _Begun:
         return cls(mark.offset, hasher, inner)
 
 
-class _Out:
-    """The bytes of a volume on their way to the disk. put, room and filled are the reader's.
-
-    State: buffers that are free or full, the threads that hash, write and sync, and what went wrong in them.
-    """
-
-    def __init__(self, work: Work, file: int, begun: _Begun, reached: Callable[[Mark], None]) -> None:
-        self._work = work
-        self._file = file
-        self._reached = reached
-        self._hasher = begun.hasher
-        self._begin = begun.offset
-        self._written = begun.offset
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(BUFFERS):
-            self._free.put(bytearray(BUFFER))
-        self._full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
-        self._buffer = self._free.get()
-        self._used = 0
-        self._error: BaseException | None = None
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="export")
-        self._writing: Future[None] = self._threads.submit(self._write)
-
-    def put(self, at: int, data: bytes) -> None:
-        """Write what lies at this place of the volume, as far as that is not there yet."""
-        rest = memoryview(data)[max(0, self._begin - at) :]
-        while rest:
-            room = self.room(len(rest))
-            room[:] = rest[: len(room)]
-            rest = rest[len(room) :]
-            self.filled(len(room))
-
-    def room(self, most: int) -> memoryview:
-        """Return where up to `most` further bytes are to be put."""
-        if self._used == BUFFER:
-            self._full.put((self._buffer, self._used))
-            self._buffer = self._free.get()
-            self._used = 0
-            _check_stop(self._work)
-            if self._error is not None:
-                raise self._error
-        return memoryview(self._buffer)[self._used : min(BUFFER, self._used + most)]
-
-    def filled(self, count: int) -> None:
-        """Count as written so many bytes of the room."""
-        self._used += count
-
-    def finish(self) -> str:
-        """Write the rest, make all durable, and return the hash of the volume."""
-        self._full.put((self._buffer, self._used))
-        self._full.put(None)
-        self._writing.result()
-        if self._error is not None:
-            raise self._error
-        os.fsync(self._file)
-        return self._hasher.hexdigest()
-
-    def close(self) -> None:
-        """End the threads, whatever they were at."""
-        self._full.put(None)
-        self._threads.shutdown()
-
-    def _write(self) -> None:
-        syncing: Future[None] | None = None
-        marked = self._written
-        while (item := self._full.get()) is not None:
-            buffer, count = item
-            try:
-                if self._error is None:
-                    view = memoryview(buffer)[:count]
-                    self._hasher.update(view)
-                    self._store(view)
-                    if self._written - marked >= self._work.step:
-                        if syncing is not None:
-                            syncing.result()
-                        marked = self._written
-                        mark = Mark(self._work.volume, marked, self._hasher.copy().hexdigest())
-                        syncing = self._threads.submit(self._sync, mark)
-            except BaseException as error:
-                self._error = error
-            finally:
-                self._free.put(buffer)
-        try:
-            if syncing is not None:
-                syncing.result()
-        except BaseException as error:
-            self._error = self._error or error
-
-    def _store(self, view: memoryview) -> None:
-        while view:
-            count = os.pwrite(self._file, view, self._written)
-            self._written += count
-            view = view[count:]
-            self._work.told(count)
-
-    def _sync(self, mark: Mark) -> None:
-        os.fdatasync(self._file)
-        # What is on the disk is not read again soon; the pages serve what comes next, and leave others' in memory.
-        os.posix_fadvise(self._file, 0, mark.offset, os.POSIX_FADV_DONTNEED)
-        self._reached(mark)
-
-
 class _Stored:
     """An open stored blob that must have the plan's size. `start`: see WrongBlob."""
 
@@ -306,7 +206,7 @@ class _Stored:
         return WrongBlob(self._digest, self._inode, self._start)
 
 
-def _write_entry(work: Work, entry: Entry, begun: _Begun, out: _Out) -> None:
+def _write_entry(work: Work, entry: Entry, begun: _Begun, out: Outflow) -> None:
     out.put(entry.start, layout.header(entry, work.sealed.plan.created))
     if isinstance(entry.part, BlobPart):
         _write_blob(work, entry, entry.part, begun, out)
@@ -315,7 +215,7 @@ def _write_entry(work: Work, entry: Entry, begun: _Begun, out: _Out) -> None:
     out.put(entry.data + entry.size, bytes(entry.end - entry.data - entry.size))
 
 
-def _write_blob(work: Work, entry: Entry, part: BlobPart, begun: _Begun, out: _Out) -> None:
+def _write_blob(work: Work, entry: Entry, part: BlobPart, begun: _Begun, out: Outflow) -> None:
     plan = work.sealed.plan
     hasher, expected = _expected(plan, part)
     skipped = max(0, begun.offset - entry.data)

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from entrepot.exporting import until
+from entrepot.beside import until
 from proxy.oci.digest import Digest
 from proxy.regions.scope import Scope
-from sync.bundle import exporting, writing
+from sync.bundle import exporting, outflow
 from sync.bundle.archive import Archive
 from sync.bundle.errors import BundleError, Interrupted, Refused
 from sync.bundle.journal import Journal
 from sync.bundle.keys import PrivateKey, Trust, TrustedKey
+from sync.bundle.outflow import Outflow
 from sync.bundle.target import Target, require_room
 from tests.bundle.exporting import Home, checked
 from tests.support.contents import Image, blob, make_image
@@ -27,7 +28,7 @@ from tests.support.fake_upstream import FakeUpstream
 APP = "library/app"
 SPLIT = 60_000
 STEP = 16 << 10
-BUFFER = 2 << 10
+BUFFER = 4 << 10
 
 
 class Cut(OSError):
@@ -41,7 +42,7 @@ class Cutter:
         self.at = -1
         self.steps = 0
         self.written = 0
-        monkeypatch.setattr(writing, "BUFFER", BUFFER)
+        monkeypatch.setattr(outflow, "BUFFER", BUFFER)
         for owner, name in (
             (Journal, "reached"),
             (Journal, "end"),
@@ -50,13 +51,13 @@ class Cutter:
             (exporting, "write_sums"),
         ):
             monkeypatch.setattr(owner, name, self._counting(getattr(owner, name)))
-        store = writing._Out._store
+        store = Outflow._store
 
         def counting(out: Any, view: memoryview) -> None:
             self.written += len(view)
             store(out, view)
 
-        monkeypatch.setattr(writing._Out, "_store", counting)
+        monkeypatch.setattr(Outflow, "_store", counting)
 
     def begin(self, at: int = -1) -> None:
         self.at, self.steps, self.written = at, 0, 0
@@ -106,7 +107,7 @@ async def test_an_export_cut_anywhere_goes_on_and_repeats_little(
         await home.export("app:1", split=SPLIT, step=STEP, name=f"{name}.tar")
         assert home.notes == ["going on with an export that ended early"]
         assert volumes(home, name) == reference
-        assert first + cutter.written <= whole + 2 * STEP + (writing.BUFFERS + 1) * BUFFER
+        assert first + cutter.written <= whole + 2 * STEP + (outflow.BUFFERS + 1) * BUFFER
         assert not [left for left in home.left() if "partial" in left]
 
 
