@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,9 +24,11 @@ from proxy.oci.names import Repository
 from proxy.store.catalog import Catalog
 from proxy.store.errors import StoreClosed
 from proxy.store.files import CommitNote, Files, InUse
-from proxy.store.records import Intent, Proof
+from proxy.store.records import Intent, Proof, Verified
 from proxy.store.recovery import finish
 from proxy.store.spool import Spool
+from proxy.store.storing import Storing
+from proxy.store.together import Together
 
 THREADS = 4
 NEW = 60.0
@@ -198,25 +201,21 @@ class Attempts:
             raise StoreClosed(f"the attempt at {digest} has ended already: it cannot be committed")
         media_type = parsed.media_type if parsed else None
         note = CommitNote(size, (repository.upstream, repository.path), proof, public, media_type)
-        self._committing[digest] += 1
         try:
-            await self._run(self._seal_and_install, spool, note)
-            await self._catalog.store_blob(
-                digest,
-                size=size,
-                parsed=parsed,
-                public=public,
-                membership=(repository, proof),
-                generation=generation,
-                shared=shared,
-            )
+            with self._being_committed([digest]):
+                await self._run(self._seal_and_install, spool, note)
+                await self._catalog.store_blob(
+                    digest,
+                    size=size,
+                    parsed=parsed,
+                    public=public,
+                    membership=(repository, proof),
+                    generation=generation,
+                    shared=shared,
+                )
         except BaseException:
             self._active[key] = spool
             raise
-        finally:
-            self._committing[digest] -= 1
-            if not self._committing[digest]:
-                del self._committing[digest]
         spool.close()
         await self._run(self._files.remove_spool, digest, generation)
 
@@ -256,9 +255,46 @@ class Attempts:
             await self.abandon(spool)
             raise
 
+    async def put_all(self, blobs: Sequence[Verified], proof: Proof, *, public: bool, high: int | None) -> None:
+        """Store small blobs, for which `commit` would do the same one by one. Raises NoRoom, as `begin`, for all.
+
+        After an OSError none is stored, or all are carried to their end by whoever resumes them.
+        """
+        generations = await self._catalog.add_intents(blobs, high)
+        together = Together(self._files, blobs, generations)
+        try:
+            with self._being_committed([blob.digest for blob in blobs]):
+                try:
+                    await self._run(partial(together.seal, proof, public=public))
+                except BaseException:
+                    for blob, generation in zip(blobs, generations, strict=True):
+                        await self._catalog.drop_intent(blob.digest, generation)
+                    raise
+                await self._run(together.install)
+                await self._catalog.store_all(
+                    [
+                        Storing(blob.digest, len(blob.body), blob.parsed, public, (blob.repository, proof), generation)
+                        for blob, generation in zip(blobs, generations, strict=True)
+                    ]
+                )
+            await self._run(together.remove)
+        finally:
+            together.close()
+
+    @contextmanager
+    def _being_committed(self, digests: Sequence[Digest]) -> Iterator[None]:
+        self._committing.update(digests)
+        try:
+            yield
+        finally:
+            self._committing.subtract(digests)
+            for digest in digests:
+                if not self._committing[digest]:
+                    del self._committing[digest]
+
     def _seal_and_install(self, spool: Spool, note: CommitNote) -> None:
         self._files.seal(spool, note)
-        self._files.install(spool.digest, spool.generation)
+        self._files.install((spool.digest, spool.generation))
 
     async def _forget(self, digest: Digest, generation: int) -> None:
         await self._run(self._files.remove_spool, digest, generation)

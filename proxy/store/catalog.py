@@ -25,7 +25,8 @@ from proxy.store.opening import RESCAN, attach_catalog, open_catalog
 from proxy.store.published import Published
 from proxy.store.readers import Readers
 from proxy.store.reading import Reading
-from proxy.store.records import BlobRecord, Intent, Proof, TagRecord
+from proxy.store.records import BlobRecord, Intent, Proof, TagRecord, Verified
+from proxy.store.storing import Storing, store
 from proxy.store.touches import Checks, Touches, Uses
 from proxy.store.writer import Transaction, Writer
 
@@ -186,22 +187,15 @@ class Catalog(Reading):
 
         `shared`: it came from the fleet's bucket or from a node, so that it need not be uploaded.
         """
+        await self.store_all([Storing(digest, size, parsed, public, membership, generation, shared)])
+
+    async def store_all(self, blobs: Sequence[Storing]) -> None:
+        """Record several as `store_blob` does, in one transaction."""
         now = time.time()
-        imported = membership is not None and membership[1] is Proof.IMPORTED
 
         def operation(transaction: Transaction) -> None:
-            wanted = uploading.wants(transaction, digest, public=public, shared=shared, imported=imported)
-            closure.record_blob(
-                transaction, digest, size=size, parsed=parsed, public=public, now=now, changed=self._forget_blobs
-            )
-            if parsed is not None:
-                changes.mark_roots(transaction, digest)
-            if membership is not None:
-                changes.prove(transaction, membership[0], digest, membership[1], now)
-            if generation is not None:
-                changes.drop_intent(transaction, digest, generation)
-            if uploading.recorded(transaction, digest, now, wanted=wanted, held=imported):
-                transaction.on_commit(self.queued.set)
+            for blob in blobs:
+                store(transaction, blob, now, self._forget_blobs, self.queued.set)
 
         await self._writer.write(operation)
 
@@ -231,6 +225,11 @@ class Catalog(Reading):
         return await self._writer.write(
             lambda transaction: changes.add_intent(transaction, digest, size, repository, now, reserved, high)
         )
+
+    async def add_intents(self, blobs: Sequence[Verified], high: int | None) -> list[int]:
+        """As `add_intent` for each, with its size reserved, in one transaction. Raises NoRoom for all together."""
+        now = time.time()
+        return await self._writer.write(lambda transaction: changes.add_intents(transaction, blobs, now, high))
 
     async def extend_intent(self, digest: Digest, generation: int, more: int, high: int | None) -> None:
         """Reserve `more` bytes for an attempt that runs. Raises NoRoom."""

@@ -13,7 +13,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.names import Repository, Tag
 from proxy.store import eviction, roots, tagrows, tagstate
 from proxy.store.errors import NoRoom
-from proxy.store.records import Proof
+from proxy.store.records import Proof, Verified
 from proxy.store.touches import Checks, Uses
 from proxy.store.writer import Transaction
 
@@ -139,6 +139,16 @@ def add_intent(
         (digest, generation, size, transaction.repository(repository), now, reserved),
     )
     return generation
+
+
+def add_intents(transaction: Transaction, blobs: Sequence[Verified], now: float, high: int | None) -> list[int]:
+    """Record an intent for each, with its size reserved; return the generations. Raises NoRoom as `add_intent`."""
+    sizes = [len(blob.body) for blob in blobs]
+    _require_room(transaction, blobs[0].digest, sum(sizes), high)
+    return [
+        add_intent(transaction, blob.digest, size, blob.repository, now, size)
+        for blob, size in zip(blobs, sizes, strict=True)
+    ]
 
 
 def extend_intent(transaction: Transaction, digest: Digest, generation: int, more: int, high: int | None) -> None:

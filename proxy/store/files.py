@@ -165,9 +165,7 @@ class Files:
         """Make an empty spool and its record. Leaves nothing behind when it fails."""
         path = self.layout.spool(digest, generation)
         try:
-            record = StateRecord.create(
-                self.disk, self.layout.state(digest, generation), digest, generation, self._boot
-            )
+            record = self.create_record(digest, generation)
             try:
                 fd = self.disk.create(path)
             except BaseException:
@@ -187,6 +185,10 @@ class Files:
             size=size,
             copied=copied,
         )
+
+    def create_record(self, digest: Digest, generation: int) -> StateRecord:
+        """Make the record of a new spool, and hold it."""
+        return StateRecord.create(self.disk, self.layout.state(digest, generation), digest, generation, self._boot)
 
     def reopen_spool(self, intent: Intent) -> Spool | None:
         """Open the spool of an interrupted attempt, cut to the bytes that are certain; None if there are none.
@@ -269,18 +271,24 @@ class Files:
             )
         spool.seal(msgspec.json.encode(note))
 
-    def install(self, digest: Digest, generation: int) -> None:
-        """Give a sealed spool its final name, durably. Nothing to do when it has it. Raises FileNotFoundError."""
-        target = self.layout.blob(digest)
-        if self.disk.make_folder(target.parent):
-            self.disk.fsync_folder(target.parent.parent)
+    def install(self, *sealed: tuple[Digest, int]) -> None:
+        """Give sealed spools, by digest and generation, their final names, durably. Nothing to do for one that has it.
+
+        Raises FileNotFoundError.
+        """
+        shelves = {self.layout.blob(digest).parent for digest, _ in sealed}
+        for folder in {shelf.parent for shelf in shelves if self.disk.make_folder(shelf)}:
+            self.disk.fsync_folder(folder)
         with self._names():
-            try:
-                self.disk.rename(self.layout.spool(digest, generation), target)
-            except FileNotFoundError:
-                if not target.exists():
-                    raise
-        self.disk.fsync_folder(target.parent)
+            for digest, generation in sealed:
+                target = self.layout.blob(digest)
+                try:
+                    self.disk.rename(self.layout.spool(digest, generation), target)
+                except FileNotFoundError:
+                    if not target.exists():
+                        raise
+        for shelf in shelves:
+            self.disk.fsync_folder(shelf)
         self.disk.fsync_folder(self.layout.ingest)
 
     def remove_spool(self, digest: Digest, generation: int) -> None:

@@ -175,6 +175,14 @@ class StateRecord:
         """Write the note of a commit; durable with the next `mark_durable`."""
         self._disk.pwrite(self._fd, _CHECK.pack(len(note), zlib.crc32(note)) + note, _PAGE)
 
+    def begin_sync(self) -> None:
+        """Begin what `sync` waits for."""
+        self._disk.begin_write(self._fd)
+
+    def sync(self) -> None:
+        """Make the header and the note durable; what was only published needs no sync."""
+        self._disk.fdatasync(self._fd)
+
     def note(self) -> bytes | None:
         """Return the note, None when none was written whole."""
         head = os.pread(self._fd, _CHECK.size, _PAGE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
+from proxy.oci.manifests import ParsedManifest
 from proxy.oci.names import Repository, Tag
 
 
@@ -82,6 +83,16 @@ class BlobRecord:
     public: bool
     servable: bool
     complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Bytes that fit their digest, and the repository that contains them. parsed: what they are, if a manifest."""
+
+    digest: Digest
+    body: bytes
+    repository: Repository
+    parsed: ParsedManifest | None = None
 
 
 @dataclass(frozen=True, slots=True)

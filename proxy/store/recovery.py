@@ -48,7 +48,7 @@ async def recover(files: Files, catalog: Catalog, now: float) -> list[Intent]:
 async def finish(files: Files, catalog: Catalog, intent: Intent, note: CommitNote) -> None:
     """Carry a commit that a crash cut to its end."""
     parsed: ParsedManifest | None = None
-    await asyncio.to_thread(files.install, intent.digest, intent.generation)
+    await asyncio.to_thread(files.install, (intent.digest, intent.generation))
     if note.media_type is not None:
         parsed = await asyncio.to_thread(read_manifest, files, intent.digest, note.media_type)
     await catalog.store_blob(

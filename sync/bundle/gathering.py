@@ -38,6 +38,10 @@ EDGES = """
     CROSS JOIN blob ON blob.digest = asked.value AND blob.present AND blob.media_type IS NOT NULL
     CROSS JOIN edge ON edge.parent = blob.digest
 """
+TOUCHED = """
+    SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM blob WHERE digest = value AND present)
+        OR EXISTS (SELECT 1 FROM intent WHERE digest = value)
+"""
 IMPORTED = "SELECT 1 FROM imported WHERE plan = ?"
 ROW = "SELECT id FROM repository WHERE upstream = ? AND path = ?"
 KEPT = """
@@ -106,6 +110,12 @@ def read_here(connection: sqlite3.Connection, digests: Sequence[Digest]) -> tupl
             if is_public:
                 public.add(digest)
     return here, public
+
+
+def read_untouched(connection: sqlite3.Connection, digests: Sequence[Digest]) -> set[str]:
+    """Return which of the digests are neither stored nor being stored."""
+    begun = {digest for asked in _asked(digests) for (digest,) in connection.execute(TOUCHED, (asked,))}
+    return {str(digest) for digest in digests} - begun
 
 
 def read_contents(connection: sqlite3.Connection, digests: Iterable[str]) -> dict[str, Contents]:

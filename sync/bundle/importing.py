@@ -11,7 +11,7 @@ import asyncio
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
@@ -21,14 +21,15 @@ from proxy.oci.errors import RegistryError
 from proxy.oci.manifests import ParsedManifest, parse_manifest
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
-from proxy.store.records import Proof
+from proxy.store.records import Proof, Verified
 from proxy.store.store import Store
 from sync.bundle.errors import BundleError, Damaged, Interrupted, Refused
-from sync.bundle.gathering import read_blob, read_here
-from sync.bundle.layout import END, BlobPart, Entry, entries, slice_at, slices_of
+from sync.bundle.gathering import read_blob, read_here, read_untouched
+from sync.bundle.layout import END, BlobPart, Entry, digest_at, entries, slice_at, slices_of
 from sync.bundle.opened import Bundle, Readable
 from sync.bundle.preflight import digests_of
 from sync.bundle.reading import BundleBlob, Reading
+from sync.bundle.small import is_small, read_small, turns
 from sync.bundle.source import BundleSource
 from sync.bundle.staging import CHECKPOINT_BYTES, StagedSlice, State
 from sync.bundle.volume import Volume
@@ -37,6 +38,8 @@ AT_ONCE = 8
 LARGE = 2 << 20
 LARGE_AT_ONCE = 2
 """So many fills of blobs larger than that run at once: each takes some 12 MiB, and two keep cores and a disk busy."""
+SMALL_AT_ONCE = 3
+"""So many turns of small blobs: one is read while others are synced."""
 
 T = TypeVar("T")
 Told = Callable[[int], None]
@@ -87,6 +90,7 @@ class Intake:
         self._here: set[str] = set()
         self._filled: set[int] = set()
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._small = asyncio.Semaphore(SMALL_AT_ONCE)
         self._stop = threading.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -121,18 +125,23 @@ class Intake:
         slots = asyncio.Semaphore(AT_ONCE)
         under_way: deque[tuple[Entry, asyncio.Task[None]]] = deque()
         async with asyncio.TaskGroup() as group:
-            for entry in volume.walk():
-                if entry.end <= done and self._kept(entry):
-                    self._told(entry.size)
-                    continue
+            for turn in turns(self._unkept(volume, done)):
                 await slots.acquire()
-                task = group.create_task(self._turn(volume, entry, slots), name=f"take in {entry.name}")
-                under_way.append((entry, task))
+                task = group.create_task(self._turn(volume, turn, slots), name=f"take in {turn[0].name}")
+                under_way.append((turn[-1], task))
                 synced = await self._note(volume, under_way, synced)
         await self._note(volume, under_way, synced)
         await self._threaded(volume.check_end)
         if self._state.done.get(volume.number, 0) < volume.size:
             await self._threaded(lambda: self._state.note(volume.number, volume.size, durable=True))
+
+    def _unkept(self, volume: Volume, done: int) -> Iterator[Entry]:
+        """Yield the entries that have to be read."""
+        for entry in volume.walk():
+            if entry.end <= done and self._kept(entry):
+                self._told(entry.size)
+            else:
+                yield entry
 
     def _kept(self, entry: Entry) -> bool:
         """Tell whether what was done with an entry before is still there."""
@@ -157,7 +166,45 @@ class Intake:
         await self._threaded(lambda: self._state.note(volume.number, end, durable=True))
         return end
 
-    async def _turn(self, volume: Volume, entry: Entry, slots: asyncio.Semaphore) -> None:
+    async def _turn(self, volume: Volume, turn: Sequence[Entry], slots: asyncio.Semaphore) -> None:
+        try:
+            rest = await self._together(volume, turn) if is_small(turn[0]) else turn
+            for entry in rest:
+                await self._alone(volume, entry)
+        finally:
+            slots.release()
+
+    async def _together(self, volume: Volume, turn: Sequence[Entry]) -> Sequence[Entry]:
+        """Take in small blobs that lie one behind the other; return those that need a turn of their own."""
+        places = [entry.part.blob for entry in turn if isinstance(entry.part, BlobPart)]
+        digests = [digest_at(self._plan, place) for place in places]
+        untouched = await self._store.catalog.read(lambda connection: read_untouched(connection, digests))
+
+        def read() -> list[Verified]:
+            found = []
+            for place, entry in zip(places, turn, strict=True):
+                self._going_on(0)
+                if self._plan.blobs[place].digest in untouched:
+                    found.append(read_small(volume, place, entry))
+            return found
+
+        async with self._small:
+            blobs = await self._threaded(read)
+            try:
+                if blobs:
+                    await self._store.put_all(blobs, Proof.IMPORTED, public=False)
+            except OSError:
+                return turn  # each tells its own reason, if it has one
+        rest = []
+        for place, entry in zip(places, turn, strict=True):
+            if self._plan.blobs[place].digest in untouched:
+                self._filled.add(place)
+                self._told(entry.size)
+            else:
+                rest.append(entry)
+        return rest
+
+    async def _alone(self, volume: Volume, entry: Entry) -> None:
         try:
             await self._threaded(lambda: _check(volume, entry))
             if not isinstance(entry.part, BlobPart):
@@ -169,8 +216,6 @@ class Intake:
                     await self._blob(volume, entry, entry.part)
         except RegistryError as error:
             raise BundleError(f"{volume.label}: {entry.name} cannot be taken in: {error.message}") from error
-        finally:
-            slots.release()
 
     async def _blob(self, volume: Volume, entry: Entry, part: BlobPart) -> None:
         blob = self._plan.blobs[part.blob]
@@ -227,6 +272,7 @@ class Intake:
         body, parsed = await self._threaded(read)
         repository = self._plan.names[blob.repository]
         digest = Digest(blob.digest)
+        await self._end_others(digest)
         try:
             await self._store.put_manifest(
                 body, parsed=parsed, repository=repository, proof=Proof.IMPORTED, public=False, digest=digest
@@ -237,6 +283,20 @@ class Intake:
                 "stays: put that right and import again, it goes on"
             ) from None
         self._told(len(body))
+
+    async def _end_others(self, digest: Digest) -> None:
+        """Remove, or carry to its end, what a process that was killed has left of an attempt at a manifest."""
+        if not await self._store.catalog.intents(digest):
+            return
+        claim = await self._store.claim(digest)
+        if claim is None:
+            return
+        try:
+            spool = await self._store.resume(digest)
+            if spool is not None:
+                await self._store.abandon(spool)
+        finally:
+            await self._store.release(claim)
 
     async def _blame(self, place: int) -> None:
         """Hash the parts of a blob that are at hand. Raises Damaged for the one that is wrong."""

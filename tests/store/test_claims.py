@@ -130,7 +130,7 @@ async def test_a_commit_that_a_killed_process_had_begun_is_finished_for_its_room
     spool.write(HALF, DATA[HALF:])
     note = CommitNote(len(DATA), (ALPINE.upstream, ALPINE.path), Proof.FETCHED, public=False, media_type=None)
     other._files.seal(spool, note)
-    other._files.install(DIGEST, spool.generation)
+    other._files.install((DIGEST, spool.generation))
     spool.close()
     monkeypatch.setattr(attempts, "NEW", 0)
     assert await store.forget_oldest()
