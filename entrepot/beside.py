@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from entrepot.config import Config
 from entrepot.unixsocket import connect_async
 from proxy.cache.once import Background
 from proxy.store.store import Store
+from sync.bundle.errors import Interrupted
 
 SOCKET = "control.sock"
+
+T = TypeVar("T")
 
 
 class WrongUser(OSError):
@@ -70,6 +74,28 @@ async def opened_store(config: Config) -> AsyncIterator[tuple[Store, asyncio.Eve
             yield store, ended
         finally:
             await store.close()
+
+
+async def until(ended: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` gives. Raises Interrupted where the mirror beside which it is done ends before.
+
+    ended: set at that end (see `owner_watched`), None where no mirror runs.
+    """
+    if ended is None:
+        return await work
+    working = asyncio.create_task(work, name="work beside the mirror")
+    watching = asyncio.create_task(ended.wait(), name="wait for the mirror's end")
+    try:
+        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Interrupted(
+                "the mirror that serves this data folder has ended: run the same command again, it goes on"
+            )
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.wait([working, watching])
 
 
 def require_owner(data: Path) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
-from entrepot.beside import owner_watched
+from entrepot.beside import owner_watched, until
 from entrepot.config import Config
 from entrepot.exportasking import (
     ALL,
@@ -35,7 +34,7 @@ from proxy.store.inventory import ImageRecord, Inventory
 from sync.bundle.archive import Archive
 from sync.bundle.bases import BaseSet, open_bases
 from sync.bundle.choosing import Chosen, Hold, Lacking, Wish, choose, newest_config
-from sync.bundle.errors import BundleError, Interrupted, NotABundle
+from sync.bundle.errors import BundleError, NotABundle
 from sync.bundle.exporting import Exporting
 from sync.bundle.finished import refuse_others
 from sync.bundle.held import held
@@ -51,8 +50,6 @@ from sync.bundle.writing import STEP
 EXPORTS = Path("bundles/exports")
 _SIGNATURE = 200
 """About what a signature takes, where volumes are only counted."""
-
-T = TypeVar("T")
 
 
 async def export(config: Config, request: ExportRequest, report: Report, *, step: int = STEP) -> ExportReport:
@@ -272,25 +269,6 @@ async def _running(config: Config) -> AsyncIterator[tuple[Mirror, asyncio.Event 
         mirror(config, role="command", beside=ended is not None) as made,
     ):
         yield made, ended
-
-
-async def until(ended: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` gives. Raises Interrupted where the mirror beside which it is done ends before."""
-    if ended is None:
-        return await work
-    working = asyncio.create_task(work, name="export")
-    watching = asyncio.create_task(ended.wait(), name="wait for the mirror's end")
-    try:
-        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Interrupted(
-                "the mirror that serves this data folder has ended: run the same command again, it goes on"
-            )
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.wait([working, watching])
 
 
 def _was_split(target: Target) -> bool:

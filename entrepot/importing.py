@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 
 from entrepot.access import rules_of
-from entrepot.beside import opened_store
+from entrepot.beside import opened_store, until
 from entrepot.config import Config
 from entrepot.descriptors import raise_limit
 from entrepot.trusting import trust_of
@@ -29,7 +28,7 @@ from proxy.store.records import Proof
 from proxy.store.rescan import rescanning
 from proxy.store.store import Store
 from proxy.store.sweep import sweeping
-from sync.bundle.errors import Interrupted, Refused
+from sync.bundle.errors import Refused
 from sync.bundle.gathering import gather
 from sync.bundle.importing import AT_ONCE, Intake, Medium
 from sync.bundle.keys import Verdict
@@ -43,8 +42,6 @@ from sync.bundle.waiting import note_waiting
 
 PATIENCE_SECONDS = 1.0
 """How long a fill waits for a drive that does not answer."""
-
-T = TypeVar("T")
 
 
 class ImportRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +144,7 @@ async def import_bundles(config: Config, request: ImportRequest, report: Callabl
         if ended is None:
             await stack.enter_async_context(rescanning(store))
         importer = _Importer(config, request, store, report)
-        return await _until(ended, importer.run(list(zip(bundles, verdicts, strict=True))))
+        return await until(ended, importer.run(list(zip(bundles, verdicts, strict=True))))
 
 
 class _Importer:
@@ -322,26 +319,3 @@ def _said(
         spoken=spoken(bundle.name) if published else None,
         receipts=receipts,
     )
-
-
-async def _until(ended: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` does, unless the mirror beside which it is done ends before. Raises Interrupted then."""
-    async with _ending(ended) as end:
-        task = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait([task, end], return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise Interrupted("the mirror that runs on the data folder has ended: import again, it goes on")
-            return task.result()
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-
-@asynccontextmanager
-async def _ending(ended: asyncio.Event | None) -> AsyncIterator[asyncio.Task[Any]]:
-    waiting = asyncio.ensure_future((ended or asyncio.Event()).wait())
-    try:
-        yield waiting
-    finally:
-        waiting.cancel()

@@ -211,7 +211,7 @@ async def test_an_import_ends_with_the_mirror_beside_which_it_runs(site: Site, t
             site.told = Told()  # type: ignore[assignment]
             work = asyncio.ensure_future(site.take_again(bundle))
             await begun.wait()
-        with pytest.raises(Interrupted, match="import again"):
+        with pytest.raises(Interrupted, match="same command again"):
             await work
         await running.store.release(claim)
     assert not site.tags()
