@@ -43,7 +43,7 @@ from sync.bundle.keys import PrivateKey
 from sync.bundle.layout import cut
 from sync.bundle.making import Choice, Draft, make
 from sync.bundle.plan import Sealed
-from sync.bundle.target import Target
+from sync.bundle.target import Target, release_lock, take_lock
 from sync.bundle.volume import Volume
 from sync.bundle.writing import STEP
 
@@ -65,7 +65,7 @@ async def export(config: Config, request: ExportRequest, report: Report, *, step
     await asyncio.to_thread(target.check, 1 if request.recut else request.split)
     key = None if request.key is None else await asyncio.to_thread(PrivateKey.load, request.key)
     archive = Archive(config.data / EXPORTS)
-    async with _running(config) as (made, ended):
+    async with _locked(target, request), _running(config) as (made, ended):
         work = _Export(made, request, wanted, target, key, archive, report, step)
         return await until(ended, work.recut() if request.recut else work.run())
 
@@ -119,7 +119,8 @@ class _Export:
         split = self._target.split or len(sealed.plan.volumes) > 1
         target = Target(self._target.path, split or await asyncio.to_thread(_was_split, self._target))
         lines = []
-        async with held(self._store.catalog, f"export:{sealed.name.hex}") as kept:
+        holder = hashlib.sha256(f"{sealed.name} {target.path}".encode()).hexdigest()
+        async with held(self._store.catalog, f"export:{holder}") as kept:
             await kept.add([blob.digest for blob in sealed.plan.blobs])
             for number in sorted(set(self._request.recut)):
                 path, size, hash = await self._exporting.rewrite(sealed, signature, target, number)
@@ -259,6 +260,19 @@ class _Export:
             f"there is no plan to make volumes of anew: no volume lies beside {self._target.path}, and none was "
             f"exported from here; put one of its other volumes there"
         )
+
+
+@asynccontextmanager
+async def _locked(target: Target, request: ExportRequest) -> AsyncIterator[None]:
+    """Be the only one who writes this bundle. Raises Refused, OSError."""
+    if request.dry_run:
+        yield
+        return
+    lock = await asyncio.to_thread(take_lock, target)
+    try:
+        yield
+    finally:
+        release_lock(target, lock)
 
 
 @asynccontextmanager

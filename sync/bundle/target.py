@@ -1,10 +1,13 @@
-"""Where an export writes: the names of volumes, hashes and journal, and what the file system must allow. Blocking."""
+"""Where an export writes: names of volumes, hashes and journal, its lock, what the file system allows. Blocking."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,7 @@ FAT_SPLIT = 4 << 30
 MOUNTS = Path("/proc/mounts")
 
 _FAT = frozenset({"vfat", "msdos"})
+_LOCKLESS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 _SUM = re.compile(r"([0-9a-f]{64}) [ *]([^/]+)")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -44,6 +48,10 @@ class Target:
     @property
     def journal(self) -> Path:
         return self.folder / f"{self.stem}.export{PARTIAL}"
+
+    @property
+    def lock(self) -> Path:
+        return self.folder / f"{self.stem}.export.lock"
 
     def volume(self, number: int) -> Path:
         """Return the file of a volume, counted from 1."""
@@ -78,6 +86,39 @@ class Target:
     def _named(self, ending: str) -> list[Path]:
         pattern = re.compile(rf"{re.escape(self.stem)}(\.[0-9]{{3,4}})?{re.escape(ending)}")
         return sorted(path for path in self.folder.iterdir() if pattern.fullmatch(path.name))
+
+
+def take_lock(target: Target) -> int:
+    """Keep every other export from this bundle until `release_lock`, or the end of the process.
+
+    Raises Refused where another is under way, OSError.
+    """
+    while True:
+        file = os.open(target.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise Refused(
+                f"another export to {target.path} is under way: wait until it ends, or name another file with -o"
+            ) from None
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                os.close(file)
+                raise
+        try:
+            if os.path.samestat(os.fstat(file), target.lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # whoever held it has just removed it
+
+
+def release_lock(target: Target, file: int) -> None:
+    """Let others write this bundle. What a disk that fails keeps of the lock counts for nothing."""
+    with suppress(OSError):
+        target.lock.unlink()
+    os.close(file)
 
 
 def filesystem_of(folder: Path, mounts: Path = MOUNTS) -> str | None:

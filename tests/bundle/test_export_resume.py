@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from sync.bundle.errors import BundleError, Interrupted, Refused
 from sync.bundle.journal import Journal
 from sync.bundle.keys import PrivateKey, Trust, TrustedKey
 from sync.bundle.outflow import Outflow
-from sync.bundle.target import Target, require_room
+from sync.bundle.target import Target, release_lock, require_room, take_lock
 from tests.bundle.exporting import Home, checked
 from tests.support.contents import Image, blob, make_image
 from tests.support.fake_upstream import FakeUpstream
@@ -199,6 +201,44 @@ async def test_a_volume_cut_again_must_have_the_hash_that_was_noted(home: Home) 
     assert home.left() == ["site.sha256"]
     with pytest.raises(BundleError, match="no volume 2"):
         await home.export(recut=(2,))
+
+
+async def test_two_exports_at_once_do_not_write_one_bundle(home: Home) -> None:
+    both = await asyncio.gather(home.export("app:1"), home.export("app:1", split=SPLIT), return_exceptions=True)
+    assert [type(one) for one in both].count(Refused) == 1
+    assert any("under way" in str(one) for one in both)
+    assert not [left for left in home.left() if "export" in left]
+
+
+async def test_a_lock_goes_with_its_export_and_a_dry_run_needs_none(home: Home) -> None:
+    target = Target(home.folder / "site.tar", split=False)
+    lock = take_lock(target)
+    for asked in ({}, {"split": SPLIT}, {"recut": (1,)}):
+        with pytest.raises(Refused, match="under way"):
+            await home.export("app:1", **asked)
+    assert (await home.export("app:1", dry_run=True)).images == 1
+    os.close(lock)  # as the end of a process does, which leaves the file
+    await home.export("app:1")
+    assert home.left() == ["site.sha256", "site.tar"]
+
+
+def test_a_lock_that_was_removed_while_it_was_taken_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(tmp_path / "site.tar", split=False)
+    flock, first = fcntl.flock, take_lock(target)
+
+    def late(file: int, how: int) -> None:
+        monkeypatch.undo()
+        release_lock(target, first)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = take_lock(target)
+    with pytest.raises(Refused, match="under way"):
+        take_lock(target)
+    release_lock(target, second)
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_signed_bundle_is_what_its_key_signed(home: Home, tmp_path: Path) -> None:
