@@ -127,9 +127,12 @@ class BundleBlob:
         self._hasher = hasher
 
     def stamps(self) -> tuple[tuple[int, int], ...] | None:
-        """Return how the files are of which it is read (`Volume.stamp`); None where one of them is no volume."""
+        """Return how the files are of which it is read (`Volume.stamp`); None where one of them cannot be told."""
         files = [extent.file for extent in self._extents]
-        found = tuple(file.stamp for file in files if isinstance(file, Volume))
+        try:
+            found = tuple(file.stamp for file in files if isinstance(file, Volume))
+        except OSError:
+            return None
         return found if len(found) == len(files) else None
 
     def by_sendfile(self) -> VolumeReader | None:
