@@ -90,6 +90,8 @@ def _lines(config: Config) -> list[str]:
         lines.append(f"  store     {config.store}")
     if config.tls is not None:
         lines.append(f"  tls       {config.tls.cert}")
+    if config.serve_from is not None:
+        lines.append(f"  from      {config.serve_from}, read-only")
     if config.offline:
         lines.append("  offline   no upstream is asked")
     for index, upstream in enumerate(config.upstreams):
@@ -102,4 +104,6 @@ def _lines(config: Config) -> list[str]:
         lines.append(f"  peer      {peer.name} = {peer.url}, of which {', '.join(peer.repositories)} is kept here")
     for grant in config.grants:
         lines.append(f"  grant     {grant.name} may read {', '.join(grant.repositories)}")
+    for key in config.trusted_keys:
+        lines.append(f"  trusts    {key.name} to bring {', '.join(key.repositories)}")
     return lines

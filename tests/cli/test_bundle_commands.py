@@ -106,6 +106,17 @@ def test_a_trusted_key_that_is_none_is_told_by_config_check(site: Path) -> None:
     assert "holds a private key: give the public one" in result.stdout
 
 
+def test_config_check_says_whom_a_site_trusts_with_what(site: Path) -> None:
+    assert "  trusts    headquarters to bring *" in entrepot("config", "check", site).stdout.splitlines()
+
+
+def test_an_inventory_into_a_folder_that_is_not_there_is_refused_before_anything_is_read(
+    site: Path, tmp_path: Path
+) -> None:
+    result = entrepot("inventory", "-o", tmp_path / "no" / "inventory", "--config", site)
+    assert (result.exit_code, f"there is no folder {tmp_path}/no: make it" in result.stderr) == (1, True)
+
+
 def test_an_inventory_has_what_is_stored_and_only_that(site: Path, tmp_path: Path) -> None:
     file = tmp_path / "site.inventory"
     told = document("inventory", "-o", file, "--config", site)
@@ -230,6 +241,8 @@ def test_diff_says_what_it_takes(tmp_path: Path) -> None:
     (tmp_path / "photo").write_bytes(b"\xff" * 2000)
     result = entrepot("bundle", "diff", tmp_path / "photo", new)
     assert (result.exit_code, "it is no inventory and no receipt either" in result.stderr) == (1, True)
+    result = entrepot("bundle", "diff", new, tmp_path / "photo")
+    assert result.stderr.count("it is no inventory and no receipt either") == 1
     assert entrepot("bundle", "list", tmp_path / "photo").exit_code == 1
     assert entrepot("bundle", "list", tmp_path / "nowhere").exit_code == 1
 

@@ -12,10 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from entrepot.bundles import ListedBundle, ListedImage
 from entrepot.cli import main
+from entrepot.exportasking import ExportReport, VolumeReport
+from entrepot.holdings import HeldBase, InventoryReport, Released
+from entrepot.importing import Imported, ImportReport, TagOutcome
+from entrepot.views import BaseView
+from sync.bundle.checking import Checked, CheckedBundle, Fault
+from sync.bundle.choosing import Lacking
+from sync.bundle.comparing import Amount, Difference, Moved
+from sync.bundle.waiting import Waiting
 from tests.docs.test_documents import ROOT, blocks
 from tests.support.contents import blob, make_image
 from tests.support.fake_upstream import FakeUpstream
@@ -163,9 +173,33 @@ def test_every_server_shown_gives_what_the_bundle_brought(page: Page) -> None:
                 assert answer.status == 200
 
 
+def test_every_field_for_programs_is_told_and_is_one() -> None:
+    _, _, table = PAGE.read_text().partition("| command | fields |")
+    told = {
+        row.split("|")[1].strip(" `"): set(re.findall(r"`(\w+)`", row.split("|")[2])) for row in table.splitlines()[2:]
+    }
+    changes = {"new", "moved", "same", "kept"}
+    structs: dict[str, tuple[type[msgspec.Struct], ...]] = {
+        "export": (ExportReport, VolumeReport, Lacking),
+        "import": (ImportReport, Imported, TagOutcome),
+        "inventory": (InventoryReport,),
+        "bundle list": (ListedBundle, ListedImage),
+        "bundle verify": (Checked, CheckedBundle, Fault),
+        "bundle diff": (Difference, Moved, Amount),
+        "bundle release": (HeldBase, Released),
+        "status": (BaseView, Waiting),
+    }
+    for command, made in structs.items():
+        fields = {name for one in made for name in one.__struct_fields__}
+        assert (
+            told[command] - changes - {"bundles", "bases", "imports"}
+            == fields - {"bundles", "bases", "imports"} - changes
+        )
+
+
 def test_every_message_shown_is_one() -> None:
     _, _, table = PAGE.read_text().partition("| message |")
-    told = re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+    told = re.findall(r"^\| `([^`]+)`", table.partition("\n## ")[0], re.MULTILINE)
     folders = (ROOT / "sync/bundle", ROOT / "entrepot")
     source = "".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     said = re.sub(r'"\s*f?"', "", source)
