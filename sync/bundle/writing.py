@@ -193,6 +193,8 @@ class _Stored:
         """Fill `room` from that byte on; return how much came. Raises WrongBlob, Interrupted, OSError."""
         _check_stop(self._work)
         try:
+            # What comes next is on its way from the disk while this is hashed.
+            os.posix_fadvise(self._file, at + len(room), BUFFER, os.POSIX_FADV_WILLNEED)
             count = os.preadv(self._file, [room], at)
         except OSError as error:
             if error.errno in _SPOILT:
