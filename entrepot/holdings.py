@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,11 +12,16 @@ import msgspec
 
 from entrepot.beside import opened_store
 from entrepot.config import Config
+from proxy.oci.digest import Digest
 from proxy.store import holding
 from sync.bundle.digestfile import InventoryHeader, write_digests
 from sync.bundle.errors import BundleError
+from sync.bundle.publishing import release
+from sync.bundle.staging import discard
+from sync.bundle.waiting import Waiting, waiting_imports
 
 PAGE = 10_000
+IMPORTS = Path("bundles/imports")
 PRESENT = "SELECT digest, size FROM blob WHERE digest > ? AND present ORDER BY digest LIMIT ?"
 IMAGES = """
     SELECT count(*) FROM hold CROSS JOIN blob ON blob.digest = hold.digest
@@ -47,6 +53,14 @@ class Released(msgspec.Struct, frozen=True):
     """The base of a series that is kept no longer."""
 
     series: str
+    digests: int
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """The imports of a series, by their plans, that go on no more, and how many digests were kept for them."""
+
+    series: str
+    plans: tuple[str, ...]
     digests: int
 
 
@@ -86,6 +100,29 @@ async def release_base(config: Config, series: str) -> Released:
             others = f"kept are those of {', '.join(kept)}" if kept else "no base is kept here"
             raise BundleError(f"nothing is kept as the base of the series {series}: {others}")
     return Released(series, let_go)
+
+
+async def list_unfinished(config: Config) -> tuple[Waiting, ...]:
+    """Return the imports that have begun and not ended."""
+    return await asyncio.to_thread(waiting_imports, config.data / IMPORTS)
+
+
+async def give_up(config: Config, series: str) -> GivenUp:
+    """Forget the imports of a series that have begun and not ended, and let eviction have what they brought.
+
+    Raises BundleError where there is none, or one is running; OSError.
+    """
+    waiting = [one for one in await list_unfinished(config) if one.series == series]
+    if not waiting:
+        raise BundleError(f"no import of the series {series} is under way: entrepot bundle release shows which are")
+    digests = 0
+    async with opened_store(config) as (store, _):
+        for one in waiting:
+            name = Digest(one.plan).hex
+            if not await asyncio.to_thread(discard, config.data / IMPORTS, name):
+                raise BundleError(f"an import of {series} is running: end it first, or let it come to its end")
+            digests += await release(store.catalog, name)
+    return GivenUp(series, tuple(one.plan for one in waiting), digests)
 
 
 class _Pages:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from entrepot.cli.exits import DONE, IN_PART, CommandFailed
+from entrepot.cli.exits import DONE, IN_PART, USAGE, CommandFailed
 from entrepot.cli.lazy import LazyGroup
 from entrepot.cli.options import bare_command, command, unread_config_option
 from entrepot.cli.output import Output, counted, format_size
@@ -102,13 +102,20 @@ def diff_(output: Output, a: Path, b: Path) -> int:
 
 @click.command("release", short_help="Show the bases that are kept, or let go of one.")
 @click.argument("series", required=False)
+@click.option("--unfinished", is_flag=True, help="Give up the imports of SERIES that have not come to their end.")
 @command("data", "region")
-def release_(config: Config, output: Output, series: str | None) -> int:
+def release_(config: Config, output: Output, series: str | None, unfinished: bool) -> int:
     """Show what is kept from eviction as the base of bundles to come; with SERIES let eviction have that one.
 
-    A thin bundle of the series that still stands on it can then no longer be taken over, once it was evicted.
+    A thin bundle of the series that still stands on it can then no longer be taken over, once it was evicted. What an
+    import that waits for volumes has brought so far is kept, too, until it is given up or nobody went on with it for
+    30 days.
     """
-    from entrepot.holdings import list_bases, release_base
+    from entrepot.cli.bundlelines import of_waiting
+    from entrepot.holdings import give_up, list_bases, list_unfinished, release_base
+
+    if unfinished and series is None:
+        raise CommandFailed("--unfinished gives up the imports of a series: name it", USAGE)
 
     if not (config.data / "blobs").is_dir():
         raise CommandFailed(f"there is no store in {config.data}; name the mirror's folder with --data")
@@ -118,7 +125,14 @@ def release_(config: Config, output: Output, series: str | None) -> int:
             f"{one.series}: {counted(one.images, 'image')}, {counted(one.digests, 'blob')}, {format_size(one.bytes)}"
             for one in bases
         ]
-        output.result({"bases": bases}, "\n".join(lines) or "no base of bundles is kept here")
+        imports = asyncio.run(list_unfinished(config))
+        lines = [*(lines or ["no base of bundles is kept here"]), *map(of_waiting, imports)]
+        output.result({"bases": bases, "imports": imports}, "\n".join(lines))
+        return DONE
+    if unfinished:
+        ended = _attempt(lambda: asyncio.run(give_up(config, series)))
+        blobs = counted(ended.digests, "blob")
+        output.result(ended, f"the import of {series} is given up; {blobs} are no longer kept for it")
         return DONE
     released = _attempt(lambda: asyncio.run(release_base(config, series)))
     blobs = counted(released.digests, "blob")

@@ -9,6 +9,7 @@ from entrepot.cli.output import counted, format_size
 from entrepot.wording import format_time, volumes_of
 from sync.bundle.checking import Checked, CheckedBundle
 from sync.bundle.comparing import Amount, Difference
+from sync.bundle.waiting import Waiting
 
 
 def of_list(bundle: ListedBundle) -> Iterator[str]:
@@ -49,6 +50,12 @@ def _image(image: ListedImage) -> str:
     brought = "" if image.brought in (0, image.size) else f", {format_size(image.brought)} of it here"
     subject = f"  refers to {image.subject[:19]}" if image.subject is not None else ""
     return f"{name}  {size}{brought}{subject}"
+
+
+def of_waiting(one: Waiting) -> str:
+    """Return what an import that has not come to its end waits for."""
+    waits = f"waits for {volumes_of(one.missing)} of {one.volumes}" if one.missing else "was cut short"
+    return f"import of {one.series} from {one.region}, begun {format_time(one.since)}: {waits}"
 
 
 def of_check(found: Checked) -> Iterator[str]:

@@ -14,7 +14,6 @@ from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.running import find
 from entrepot.config import Config
 from entrepot.config.values import format_duration
-from entrepot.wording import format_time, volumes_of
 
 Document = Mapping[str, Any]
 
@@ -54,10 +53,11 @@ def people(document: Document) -> list[str]:
     if bases := document["bases"]:
         kept = ", ".join(f"{base['series']} ({counted(base['digests'], 'blob')})" for base in bases)
         lines.append(f"kept as bases of bundles: {kept}")
-    for one in document["imports"]:
-        waits = f"waits for {volumes_of(one['missing'])} of {one['volumes']}" if one["missing"] else "was cut short"
-        since = format_time(one["since"])
-        lines.append(f"import of {one['series']} from {one['region']}, begun {since}: {waits}")
+    if imports := document["imports"]:
+        from entrepot.cli.bundlelines import of_waiting
+        from sync.bundle.waiting import Waiting
+
+        lines += map(of_waiting, msgspec.convert(imports, tuple[Waiting, ...]))
     looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
     lines.append(f"requests: {looked_up or 'none yet'}")
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]

@@ -28,6 +28,8 @@ def judge_bundles(seen: BundlesSeen, config: Config, quota: int | None) -> list[
     for one in seen.waiting:
         words = f"the import of {one.series} from {one.region}, begun {format_time(one.since)}, "
         words += f"waits for {volumes_of(one.missing)} of {one.volumes}" if one.missing else "was cut short"
-        advice = "give the next one: entrepot import PATH; what nobody goes on with for 30 days is forgotten"
+        advice = (
+            f"give the next one: entrepot import PATH; or give it up: entrepot bundle release {one.series} --unfinished"
+        )
         findings.append(warning(check, words, advice))
     return findings

@@ -43,9 +43,9 @@ async def hold(catalog: Catalog, sealed: Sealed, now: float) -> None:
         await catalog.write(partial(holding.hold, holder=holder_of(sealed), digests=batch, until=now + HELD_SECONDS))
 
 
-async def release(catalog: Catalog, plan_hex: str) -> None:
-    """Let go of what an import held that was given up."""
-    await catalog.write(lambda transaction: holding.release(transaction, f"import:{plan_hex}"))
+async def release(catalog: Catalog, plan_hex: str) -> int:
+    """Let go of what an import held that was given up; return how many digests that was."""
+    return await catalog.write(lambda transaction: holding.release(transaction, f"import:{plan_hex}"))
 
 
 def holder_of(sealed: Sealed) -> str:

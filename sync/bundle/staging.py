@@ -224,15 +224,17 @@ def old_states(imports: Path, now: float) -> Iterator[str]:
             yield folder.name
 
 
-def discard(imports: Path, name: str) -> None:
-    """Remove the state of an import that was ended after its last write."""
+def discard(imports: Path, name: str) -> bool:
+    """Remove the state of an import that is over or given up; tell whether it is gone: another process may have it."""
     folder = imports / name
     if not folder.is_dir():
-        return
+        return True
     lock = _locked(folder)
-    if lock is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    if lock is None:
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+    return True
 
 
 def _make(folder: Path, disk: Disk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import shutil
 import stat
@@ -249,7 +250,8 @@ def test_diff_says_what_it_takes(tmp_path: Path) -> None:
 
 def test_a_base_is_shown_and_let_go_of(site: Path, tmp_path: Path) -> None:
     assert document("bundle", "release", "--config", site) == {
-        "bases": [{"series": "weekly", "digests": 2, "images": 1, "bytes": len("layerimage")}]
+        "bases": [{"series": "weekly", "digests": 2, "images": 1, "bytes": len("layerimage")}],
+        "imports": [],
     }
     why = document("why", digest("layer"), "--config", site)
     assert why["held"] == ["base:weekly"]
@@ -260,6 +262,26 @@ def test_a_base_is_shown_and_let_go_of(site: Path, tmp_path: Path) -> None:
     assert document("why", digest("layer"), "--config", site)["held"] == []
     assert entrepot("bundle", "release", "--config", site).stdout == "no base of bundles is kept here\n"
     assert entrepot("bundle", "release", "weekly", "--config", site).exit_code == 1
+
+
+def test_an_import_that_waits_is_shown_and_given_up_with_all_that_is_kept_for_it(site: Path, tmp_path: Path) -> None:
+    first, *_ = make_bundle(
+        tmp_path, [(ALPINE, FIRST)], split=40_000, series="monthly", key=PrivateKey.load(tmp_path / "headquarters.key")
+    )
+    assert entrepot("import", first, "--config", site).exit_code == 3
+    assert "import of monthly from eu-west, begun" in entrepot("bundle", "release", "--config", site).stdout
+    assert entrepot("bundle", "release", "--unfinished", "--config", site).exit_code == 2
+    (state,) = (tmp_path / "data" / "bundles" / "imports").iterdir()
+    with (state / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = entrepot("bundle", "release", "monthly", "--unfinished", "--config", site)
+        assert (result.exit_code, "is running: end it first" in result.stderr) == (1, True)
+    done = document("bundle", "release", "monthly", "--unfinished", "--config", site)
+    assert (done["plans"], done["digests"]) == ([f"sha256:{state.name}"], 4)
+    assert not state.exists()
+    assert document("bundle", "release", "--config", site)["imports"] == []
+    assert document("bundle", "release", "--config", site)["bases"][0]["series"] == "weekly"
+    assert entrepot("bundle", "release", "monthly", "--unfinished", "--config", site).exit_code == 1
 
 
 def test_why_says_until_when_an_import_needs_a_blob(site: Path, tmp_path: Path) -> None:
