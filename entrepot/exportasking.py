@@ -103,8 +103,10 @@ def read_references(config: Config, request: ExportRequest) -> list[tuple[Reposi
     written = [(text, text) for text in request.references]
     if request.file is not None:
         try:
-            lines = request.file.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = request.file.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise WrongRequest(f"the list {request.file} is not text in UTF-8: save it as such") from None
+        except OSError as error:
             raise WrongRequest(f"the list {request.file} cannot be read: {words_of(error)}") from None
         for number, line in enumerate(lines, 1):
             text = line.partition("#")[0].strip()
@@ -124,6 +126,8 @@ def read_references(config: Config, request: ExportRequest) -> list[tuple[Reposi
                 Platform.parse(text)
     except BadRequest as error:
         raise WrongRequest(error.message) from None
+    if request.series is not None and not (0 < len(request.series) <= 255 and request.series.isprintable()):
+        raise WrongRequest(f"the series {request.series!r} is no name: give one of up to 255 letters, digits and signs")
     if not request.recut and not found and not request.repositories:
         raise WrongRequest("nothing was named to be exported: give references, -f FILE or --repository GLOB")
     if request.recut and min(request.recut) < 1:
@@ -136,7 +140,7 @@ def epoch_of(environ: Mapping[str, str]) -> int | None:
     text = environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
-    if not text.isdigit() or int(text) > 1 << 33:
+    if not text.isdecimal() or len(text) > 10 or int(text) > 1 << 33:
         raise WrongRequest(f"SOURCE_DATE_EPOCH is {text!r}, which is no number of seconds since 1970")
     return int(text)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from entrepot.exportasking import WrongRequest
 from proxy.oci.digest import Digest
 from sync.bundle.errors import BundleError, Refused
 from tests.bundle.exporting import Home, checked, plan_of, tags
@@ -170,6 +171,25 @@ async def test_a_bad_line_of_a_list_is_named(home: Home) -> None:
     (home.folder / "images.txt").write_text("app:1\nApp:::\n")
     with pytest.raises(BundleError, match=r"images\.txt, line 2"):
         await home.export(file=home.folder / "images.txt")
+    (home.folder / "images.txt").write_text("app:1\n", "utf-16")
+    with pytest.raises(BundleError, match="not text in UTF-8"):
+        await home.export(file=home.folder / "images.txt")
+
+
+async def test_a_list_may_come_from_windows(home: Home) -> None:
+    image(1).publish(home.upstream, APP, "1")
+    image(2).publish(home.upstream, APP, "2")
+    (home.folder / "images.txt").write_bytes(b"\xef\xbb\xbfapp:1\r\n\r\n# more\r\napp:2\r\napp:1\r\n")
+    await home.export(file=home.folder / "images.txt")
+    assert set(tags(plan_of(home.folder / "site.tar"))) == {f"docker.io/library/app:{tag}" for tag in "12"}
+
+
+@pytest.mark.parametrize("series", ["", "a\nb", "x" * 256])
+async def test_a_series_that_no_site_would_take_is_refused_before_anything_is_pulled(home: Home, series: str) -> None:
+    image(1).publish(home.upstream, APP, "1")
+    with pytest.raises(WrongRequest, match="no name"):
+        await home.export("app:1", series=series)
+    assert home.upstream.requests == []
 
 
 async def test_a_dry_run_tells_what_would_be_and_pulls_no_blob(home: Home) -> None:
