@@ -100,7 +100,12 @@ class Exporting:
         await asyncio.to_thread(take_over, journal, target, sizes)
         begun = {number: mark.offset for number in sizes if (mark := journal.last(number)) is not None}
         needed = sum(size - begun.get(number, 0) for number, size in sizes.items() if number not in journal.done)
-        await asyncio.to_thread(require_room, target.folder, needed)
+        try:
+            await asyncio.to_thread(require_room, target.folder, needed)
+        except Refused:
+            if not begun and not journal.done:
+                await asyncio.to_thread(journal.end)
+            raise
         for number, size in sizes.items():
             if number not in journal.done:
                 mark = journal.last(number)

@@ -272,7 +272,7 @@ async def test_room_is_asked_for_before_a_byte_is_written(home: Home, monkeypatc
     monkeypatch.setattr(exporting, "require_room", full)
     with pytest.raises(Refused, match=r"not enough room: \d+ bytes"):
         await home.export("app:1")
-    assert list(home.folder.glob("*.tar*")) == []
+    assert home.left() == []
     monkeypatch.undo()
     await home.export("app:1")
     assert asked == [(home.folder / "site.tar").stat().st_size]
