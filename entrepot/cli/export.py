@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from entrepot.exportasking import ExportEvent, ExportReport
 
 STOPPED = "stopped: the same command goes on where this one ended"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def _size(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
@@ -107,6 +109,7 @@ def export(
     """
     from entrepot.exportasking import ExportRequest, WrongRequest, epoch_of
     from entrepot.exporting import export as carry_out
+    from entrepot.wording import words_of
     from proxy.upstream.credentials import CredentialError
     from sync.bundle.errors import BundleError
 
@@ -132,6 +135,12 @@ def export(
         raise CommandFailed(str(error), USAGE) from None
     except (BundleError, CredentialError) as error:
         raise CommandFailed(str(error)) from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise CommandFailed(
+            f"{words_of(error)}: make room there; the same command goes on where this one ended"
+        ) from None
     output.result(report, _words(report))
     return IN_PART if report.lacking else DONE
 

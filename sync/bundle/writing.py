@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,7 @@ def write_volume(work: Work, path: Path, mark: Mark | None, reached: Callable[[M
     with ExitStack() as opened:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         opened.callback(os.close, file)
+        opened.enter_context(_named(path))
         begun = _Begun.at(work, file, mark)
         os.ftruncate(file, begun.offset)
         direct = open_direct(path)
@@ -122,6 +123,16 @@ def write_volume(work: Work, path: Path, mark: Mark | None, reached: Callable[[M
                 _write_entry(work, entry, begun, out)
         out.put(end, bytes(layout.END))
         return out.finish()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let errors of the disk tell the file: those of an open one do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @dataclass(slots=True)
@@ -173,8 +184,9 @@ class _Stored:
         self._work = work
         self._digest = layout.digest_at(plan, place)
         self._start = start
+        self._path = work.blob_path(self._digest)
         try:
-            self._file = os.open(work.blob_path(self._digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise WrongBlob(self._digest, None, start) from None
         found = os.fstat(self._file)
@@ -199,6 +211,7 @@ class _Stored:
         except OSError as error:
             if error.errno in _SPOILT:
                 raise self.wrong() from None
+            error.filename = str(self._path)
             raise
         if count == 0:
             raise self.wrong()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
 
+from entrepot import exporting
 from entrepot.cli import main
 from proxy.oci.digest import Digest
 from sync.bundle import making
@@ -228,3 +230,13 @@ def test_the_command_tells_what_is_wrong_with_the_request_from_what_cannot_be_do
     assert (code, "no plan to make volumes of anew" in output) == (1, True), output
     code, output = cli(tmp_path, "-o", str(tmp_path / "gone" / "site.tar"), "app:1")
     assert (code, "there is no folder" in output) == (1, True), output
+
+
+def test_a_full_disk_ends_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "site.tar.partial")
+
+    monkeypatch.setattr(exporting, "export", full)
+    code, output = cli(tmp_path, "-o", str(tmp_path / "site.tar"), "app:1")
+    assert code == 1
+    assert "site.tar.partial: No space left on device: make room there; the same command goes on" in output

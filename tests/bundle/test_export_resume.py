@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
@@ -201,6 +202,28 @@ async def test_a_volume_cut_again_must_have_the_hash_that_was_noted(home: Home) 
     assert home.left() == ["site.sha256"]
     with pytest.raises(BundleError, match="no volume 2"):
         await home.export(recut=(2,))
+
+
+async def test_a_disk_that_fills_up_is_named_and_the_export_goes_on_later(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outflow, "BUFFER", BUFFER)
+    pwrite = os.pwrite
+
+    def full(file: int, data: memoryview, at: int) -> int:
+        if at >= 2 * STEP:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        await home.export("app:1", step=STEP)
+    assert caught.value.filename == str(home.folder / "site.tar.partial")
+    assert home.left() == ["site.export.partial", "site.tar.partial"]
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    await home.export("app:1", step=STEP)
+    assert home.notes == ["going on with an export that ended early"]
+    checked(home.folder / "site.tar")
 
 
 async def test_two_exports_at_once_do_not_write_one_bundle(home: Home) -> None:
