@@ -233,21 +233,23 @@ def _lacking_base(plan: Plan, facts: Facts) -> list[str]:
 
 def _not_whole(plan: Plan, facts: Facts) -> list[str]:
     """Tell what lacks a part, and what takes over a part that its repository may not have for the asking (P43)."""
-    available = set(digests_of(plan))
     required = {one.digest for one in plan.requires}
+    available = {blob.digest for blob in plan.blobs} | required
+    doubtful = set() if facts.vouched else required & facts.here - facts.public
     told: dict[str, None] = {}
     unproven: dict[str, None] = {}
-    seen: dict[str, Closure] = {}
+    # Of what many images have nothing is kept but what is to be told of it: there may be tens of thousands.
+    seen: dict[str, tuple[Closure | None, tuple[str, ...]]] = {}
     for image in plan.images:
-        found = seen.get(image.digest)
-        if found is None:
-            found = seen[image.digest] = closure(image.digest, facts.contents, available)
-        if not found.whole:
-            told[why_not_whole(reference_of(plan, image), found)] = None
-        if not facts.vouched:
-            for digest in sorted(found.digests & required & facts.here - facts.public):
-                if (image.repository, digest) not in facts.members:
-                    unproven[f"{digest} of {plan.repositories[image.repository]}"] = None
+        if image.digest not in seen:
+            found = closure(image.digest, facts.contents, available)
+            seen[image.digest] = (None if found.whole else found, tuple(sorted(found.digests & doubtful)))
+        wrong, borrowed = seen[image.digest]
+        if wrong is not None:
+            told[why_not_whole(reference_of(plan, image), wrong)] = None
+        for digest in borrowed:
+            if (image.repository, digest) not in facts.members:
+                unproven[f"{digest} of {plan.repositories[image.repository]}"] = None
     return [*told, *([unproven_words(list(unproven), plan)] if unproven else [])]
 
 

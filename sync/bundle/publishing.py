@@ -90,27 +90,24 @@ def _conclude(transaction: Transaction, sealed: Sealed, now: float) -> None:
         holding.release(transaction, holder)
 
 
-def _members(connection: sqlite3.Connection, plan: Plan, *, vouched: bool) -> list[tuple[Repository, Digest]]:
+def _members(connection: sqlite3.Connection, plan: Plan, *, vouched: bool) -> list[tuple[Repository, str]]:
     """Return what every repository is to be proven to contain besides what is proven. Raises Refused."""
     here, public = read_here(connection, digests_of(plan))
     contents = read_contents(connection, here)
     brought = {blob.digest for blob in plan.blobs}
-    closures: dict[str, set[str]] = {}
     wanted: dict[int, set[str]] = {}
     for image in plan.images:
-        if image.digest not in closures:
-            found = closure(image.digest, contents, here)
-            if not found.whole:
-                raise Refused(why_not_whole(reference_of(plan, image), found))
-            closures[image.digest] = found.digests
-        wanted.setdefault(image.repository, set()).update(closures[image.digest])
+        found = closure(image.digest, contents, here)
+        if not found.whole:
+            raise Refused(why_not_whole(reference_of(plan, image), found))
+        wanted.setdefault(image.repository, set()).update(found.digests)
     unproven: list[str] = []
-    members: list[tuple[Repository, Digest]] = []
+    members: list[tuple[Repository, str]] = []
     for at, digests in sorted(wanted.items()):
         repository = plan.names[at]
         fresh = sorted(digests - read_members(connection, repository, digests))
         unproven += [f"{digest} of {repository}" for digest in _unproven(fresh, brought, public, vouched=vouched)]
-        members += [(repository, Digest(digest)) for digest in fresh]
+        members += [(repository, digest) for digest in fresh]
     if unproven:
         raise Refused(unproven_words(unproven, plan))
     return members
@@ -120,10 +117,8 @@ def _unproven(digests: Sequence[str], brought: Set[str], public: Set[str], *, vo
     return [] if vouched else [one for one in digests if one not in brought and one not in public]
 
 
-def _prove(
-    transaction: Transaction, catalog: Catalog, members: Sequence[tuple[Repository, Digest]], now: float
-) -> None:
-    for repository, digest in members:
+def _prove(transaction: Transaction, catalog: Catalog, members: Sequence[tuple[Repository, str]], now: float) -> None:
+    for repository, digest in ((repository, Digest(digest)) for repository, digest in members):
         # As Catalog.prove: what was removed is wanted again, and a collector may not have heard of it.
         renew = uploading.is_buried(transaction, digest) and is_present(transaction, digest)
         changes.prove(transaction, repository, digest, Proof.IMPORTED, now)
