@@ -36,7 +36,7 @@ from sync.bundle.opened import Bundle, open_bundles
 from sync.bundle.plan import reference_of
 from sync.bundle.preflight import Allowed, Change, Examined, examine
 from sync.bundle.publishing import hold, publish, release
-from sync.bundle.receipts import spoken, write_receipt
+from sync.bundle.receipts import is_receipt_of, spoken, write_receipt
 from sync.bundle.staging import State, discard, old_states
 from sync.bundle.waiting import note_waiting
 
@@ -244,20 +244,20 @@ class _Importer:
     def _write_receipts(self, bundle: Bundle) -> tuple[str, ...]:
         """Write the receipt where it is kept, and where it travels back from; that one may be on a read-only drive."""
         kept = self._folder / "receipts" / f"{bundle.name.hex}.receipt"
-        now = time.time()
+        site, now = self._config.region, time.time()
         written = []
-        if not kept.exists():
+        if not is_receipt_of(kept, bundle.name, site):
             kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_receipt(kept, bundle.sealed, self._config.region, now)
+            write_receipt(kept, bundle.sealed, site, now)
         written.append(str(kept))
         first = min(bundle.volumes.values(), key=lambda volume: volume.number).path
         stem = first.name.removesuffix(".tar")
         if len(bundle.plan.volumes) > 1 or stem.endswith(".001"):
             stem = stem.rpartition(".")[0] or stem
-        beside = self._request.receipt or first.with_name(f"{stem}.{self._config.region}.receipt")
+        beside = self._request.receipt or first.with_name(f"{stem}.{site}.receipt")
         try:
-            if self._request.receipt is not None or not beside.exists():
-                write_receipt(beside, bundle.sealed, self._config.region, now)
+            if not is_receipt_of(beside, bundle.name, site):
+                write_receipt(beside, bundle.sealed, site, now)
             written.append(str(beside))
         except OSError as error:
             if self._request.receipt is not None:

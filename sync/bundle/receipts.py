@@ -9,10 +9,11 @@ import hashlib
 from pathlib import Path
 
 from proxy.oci.digest import Digest
-from sync.bundle.digestfile import InventoryHeader, ReceiptHeader, write_digests
+from sync.bundle.digestfile import DigestFile, InventoryHeader, ReceiptHeader, write_digests
+from sync.bundle.errors import BundleError
 from sync.bundle.plan import Sealed
 
-__all__ = ["DIGITS", "InventoryHeader", "ReceiptHeader", "read_spoken", "spoken", "write_receipt"]
+__all__ = ["DIGITS", "InventoryHeader", "ReceiptHeader", "is_receipt_of", "read_spoken", "spoken", "write_receipt"]
 
 DIGITS = 12
 _GROUP = 4
@@ -70,6 +71,18 @@ def write_receipt(path: Path, sealed: Sealed, site: str, now: float) -> None:
         spoken=spoken(sealed.name),
     )
     write_digests(path, header, sorted([*(blob.digest for blob in plan.blobs), *(one.digest for one in plan.requires)]))
+
+
+def is_receipt_of(path: Path, name: Digest, site: str) -> bool:
+    """Tell whether a whole receipt of `site` for this plan lies there, and not that of a bundle before it."""
+    try:
+        file = DigestFile.open(path)
+    except (BundleError, OSError):
+        return False
+    try:
+        return isinstance(file.header, ReceiptHeader) and (file.header.plan, file.header.site) == (name, site)
+    finally:
+        file.close()
 
 
 def _grouped(digits: str) -> str:

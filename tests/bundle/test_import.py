@@ -18,6 +18,7 @@ from sync.bundle import importing, publishing
 from sync.bundle.errors import Refused
 from sync.bundle.layout import Entry
 from sync.bundle.opened import open_bundles
+from sync.bundle.receipts import is_receipt_of
 from sync.bundle.staging import State
 from sync.bundle.volume import Volume
 from tests.bundle.site import Site, without
@@ -71,6 +72,22 @@ async def test_all_images_of_a_bundle_are_served_afterwards(site: Site, tmp_path
     assert site.holders() == {"base:default": len(closure_of(BOTH) | closure_of(SIGNATURE))}
     assert (tmp_path / "site.local.receipt").is_file()
     assert report.spoken == done.spoken
+
+
+async def test_the_receipt_on_a_disk_that_is_used_again_is_that_of_the_bundle_on_it(site: Site, tmp_path: Path) -> None:
+    receipt = tmp_path / "site.local.receipt"
+    (bundle,) = make_bundle(tmp_path, [(f"{ALPINE}:3", BOTH)])
+    await site.take(bundle)
+    (bundle,) = make_bundle(tmp_path, [(f"{TOOLS}:1", ONE)], created=1_700_000_100)
+    (done,) = (await site.take(bundle)).bundles
+    assert is_receipt_of(receipt, Digest(done.plan), "local")
+    written = receipt.stat().st_mtime_ns, receipt.stat().st_ino
+    await site.take(bundle)
+    assert (receipt.stat().st_mtime_ns, receipt.stat().st_ino) == written
+    receipt.write_bytes(receipt.read_bytes()[:-1])
+    await site.take(bundle)
+    assert is_receipt_of(receipt, Digest(done.plan), "local")
+    assert not is_receipt_of(receipt, Digest(done.plan), "another")
 
 
 async def test_the_same_bundle_again_changes_nothing_and_reads_no_blob(
