@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,22 +73,24 @@ def hash_slices(work: Work, plan: Plan) -> Plan:
     Raises WrongBlob, Interrupted, OSError.
     """
     hashed: list[Slice] = []
-    for place in dict.fromkeys(one.blob for one in plan.slices):
-        whole = layout.digest_at(plan, place).hasher()
-        with _Stored(work, plan, place, 0) as stored:
-            for one in layout.slices_of(plan, place):
-                part = hashlib.sha256()
-                buffer = memoryview(bytearray(min(BUFFER, max(one.size, 1))))
-                at = one.offset
-                while at < one.offset + one.size:
-                    count = stored.read(buffer[: one.offset + one.size - at], at)
-                    whole.update(buffer[:count])
-                    part.update(buffer[:count])
-                    at += count
-                    work.told(count)
-                hashed.append(msgspec.structs.replace(one, sha256=part.hexdigest()))
-            if not layout.digest_at(plan, place).matches(whole):
-                raise stored.wrong()
+    buffer = memoryview(bytearray(BUFFER))
+    with ThreadPoolExecutor(1, thread_name_prefix="export") as beside:
+        for place in dict.fromkeys(one.blob for one in plan.slices):
+            whole = layout.digest_at(plan, place).hasher()
+            with _Stored(work, plan, place, 0) as stored:
+                for one in layout.slices_of(plan, place):
+                    part = hashlib.sha256()
+                    at, end = one.offset, one.offset + one.size
+                    while at < end:
+                        count = stored.read(buffer[: end - at], at)
+                        hashing = beside.submit(whole.update, buffer[:count])
+                        part.update(buffer[:count])
+                        hashing.result()
+                        at += count
+                        work.told(count)
+                    hashed.append(msgspec.structs.replace(one, sha256=part.hexdigest()))
+                if not layout.digest_at(plan, place).matches(whole):
+                    raise stored.wrong()
     return msgspec.structs.replace(plan, slices=tuple(hashed))
 
 
