@@ -9,6 +9,7 @@ from entrepot.cli.output import counted, format_size
 from entrepot.wording import format_time, volumes_of
 from sync.bundle.checking import Checked, CheckedBundle
 from sync.bundle.comparing import Amount, Difference
+from sync.bundle.plan import Base
 from sync.bundle.waiting import Waiting
 
 
@@ -23,10 +24,14 @@ def of_list(bundle: ListedBundle) -> Iterator[str]:
         yield f"  missing   {volumes_of(bundle.missing)}"
     yield f"  brings    {counted(bundle.blobs, 'blob')}, {format_size(bundle.bytes)}{_platforms(bundle)}"
     if bundle.required:
-        bases = ", ".join(f"{base.kind} {base.label}" for base in bundle.bases) or "what is not named"
+        bases = ", ".join(map(_base, bundle.bases)) or "what is not named"
         yield f"  stands on {bases}: {counted(bundle.required, 'blob')}, {format_size(bundle.required_bytes)}"
     for image in bundle.images:
         yield f"  {_image(image)}"
+
+
+def _base(base: Base) -> str:
+    return base.label if base.kind == "inventory" else f"{base.kind} {base.label}"
 
 
 def _signature(bundle: ListedBundle) -> str:

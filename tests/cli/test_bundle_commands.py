@@ -167,11 +167,14 @@ def test_a_list_of_a_thin_bundle_says_what_it_stands_on(site: Path, tmp_path: Pa
         plan,
         blobs=tuple(blob for blob in plan.blobs if blob.digest not in gone),
         requires=tuple(Required(digest, size, 0) for digest, size in gone.items()),
-        bases=(Base("bundle", "sha256:0", "weekly of last week"),),
+        bases=(
+            Base("bundle", "sha256:0", "weekly of last week"),
+            Base("inventory", "sha256:1", "the inventory of ship of today"),
+        ),
     )
     write_bundle(tmp_path, thin, blobs, documents)
     text = entrepot("bundle", "list", tmp_path, "--config", site).stdout
-    assert "stands on bundle weekly of last week: 2 blobs" in text
+    assert "stands on bundle weekly of last week, the inventory of ship of today: 2 blobs" in text
     assert "signature not trusted here: the bundle is not signed" in text
     assert f"{FIRST.digest[:19]}  all of it in the base" in text
     assert "KiB of it here" in text
