@@ -193,7 +193,7 @@ class _Stored:
         except FileNotFoundError:
             raise WrongBlob(self._digest, None, start) from None
         found = os.fstat(self._file)
-        self._inode = found.st_ino
+        self._inode, self._size = found.st_ino, found.st_size
         if found.st_size != plan.blobs[place].size:
             os.close(self._file)
             raise self.wrong()
@@ -208,8 +208,8 @@ class _Stored:
         """Fill `room` from that byte on; return how much came. Raises WrongBlob, Interrupted, OSError."""
         _check_stop(self._work)
         try:
-            # What comes next is on its way from the disk while this is hashed.
-            os.posix_fadvise(self._file, at + len(room), BUFFER, os.POSIX_FADV_WILLNEED)
+            if at + len(room) < self._size:  # what comes next is on its way from the disk while this is hashed
+                os.posix_fadvise(self._file, at + len(room), BUFFER, os.POSIX_FADV_WILLNEED)
             count = os.preadv(self._file, [room], at)
         except OSError as error:
             if error.errno in _SPOILT:
