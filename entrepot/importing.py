@@ -18,6 +18,7 @@ from entrepot.access import rules_of
 from entrepot.beside import opened_store, until
 from entrepot.config import Config
 from entrepot.descriptors import raise_limit
+from entrepot.lean import keep_few_pages
 from entrepot.trusting import trust_of
 from metrics.events import ignore
 from proxy.cache.readthrough import open_cache
@@ -140,6 +141,7 @@ async def import_bundles(config: Config, request: ImportRequest, report: Callabl
             stack.callback(bundle.close)
         verdicts = [trust.judge(bundle.sealed, bundle.signature) for bundle in bundles]
         store, ended = await stack.enter_async_context(opened_store(config))
+        await keep_few_pages(store.catalog)
         await stack.enter_async_context(sweeping(store, config.quota, ignore))
         if ended is None:
             await stack.enter_async_context(rescanning(store))

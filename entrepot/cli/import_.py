@@ -59,8 +59,10 @@ def import_(
     because this site has a newer one.
     """
     from entrepot.importing import ImportRequest, Note, import_bundles
+    from entrepot.lean import share_one_heap
     from sync.bundle.errors import BundleError
 
+    share_one_heap()
     request = ImportRequest(
         paths=paths,
         verify_keys=verify_keys,

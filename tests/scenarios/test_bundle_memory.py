@@ -8,7 +8,7 @@ import pytest
 
 from tests.bundle.writing import make_bundle
 from tests.support.bundles import Site
-from tests.support.contents import make_image
+from tests.support.contents import blob, make_image
 
 MIB = 1 << 20
 MEMORY = 150 * MIB
@@ -28,3 +28,15 @@ def test_a_large_blob_is_sent_and_taken_in_in_little_memory(tmp_path: Path) -> N
     print(f"import {taken.resident // MIB} MiB, export {sent.resident // MIB} MiB")
     assert taken.resident < MEMORY
     assert sent.resident < MEMORY
+
+
+def test_very_many_small_images_are_taken_in_in_little_memory(tmp_path: Path) -> None:
+    images = [
+        (f"docker.io/team/app{number % 500}:{number}", make_image([blob(1024, seed=number), blob(900, seed=-number)]))
+        for number in range(8000)
+    ]
+    (bundle,) = make_bundle(tmp_path, images)
+    del images
+    taken = Site(tmp_path, "site").begin("import", bundle).watched()
+    print(f"import {taken.resident // MIB} MiB")
+    assert taken.resident < MEMORY
