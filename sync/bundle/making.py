@@ -21,6 +21,7 @@ from sync.bundle.errors import Refused
 from sync.bundle.plan import (
     FORMAT,
     MAX_BLOBS,
+    MAX_IMAGES,
     Base,
     Blob,
     Cut,
@@ -35,6 +36,7 @@ from sync.bundle.plan import (
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _PREFERRED = Platform("linux", "amd64")
 _REF_NAME = "org.opencontainers.image.ref.name"
+_SEVERAL = "export them in several bundles, by repository"
 _CONTAINERD_NAME = "io.containerd.image.name"
 
 
@@ -136,9 +138,11 @@ def closure(manifests: Mapping[str, Manifest], top: str) -> Iterator[tuple[str, 
 def make(choice: Choice) -> Draft:
     """Return the plan: manifests, then configs, then layers, each in the order in which images need them.
 
-    What the base has goes to `requires`. Raises Refused for more blobs than a bundle may have.
+    What the base has goes to `requires`. Raises Refused for more images or blobs than a bundle may have.
     """
     tops = sorted(choice.tops, key=lambda top: top.order)
+    if len(tops) > MAX_IMAGES:
+        raise Refused(f"these are {len(tops)} images, more than the {MAX_IMAGES} of a bundle: {_SEVERAL}")
     repositories = tuple(sorted({top.repository for top in tops}))
     places = {name: place for place, name in enumerate(repositories)}
     blobs: dict[str, list[Blob]] = {"manifest": [], "config": [], "layer": []}
@@ -158,8 +162,7 @@ def make(choice: Choice) -> Draft:
                 blobs[kind].append(Blob(digest, size, place, None if manifest is None else manifest.media_type))
     if len(seen) > MAX_BLOBS:
         raise Refused(
-            f"the images have {len(seen)} blobs and manifests, more than the {MAX_BLOBS} of a bundle: "
-            "export them in several bundles, by repository"
+            f"the images have {len(seen)} blobs and manifests, more than the {MAX_BLOBS} of a bundle: {_SEVERAL}"
         )
     del seen
     plan = Plan(

@@ -132,6 +132,13 @@ def test_too_many_blobs_are_to_be_split_by_repository(monkeypatch: pytest.Monkey
         draft([top("a")], a=image(part("one"), part("two")))
 
 
+def test_too_many_images_are_to_be_split_by_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "MAX_IMAGES", 1)
+    assert draft([top("a")], a=image(part("one")))
+    with pytest.raises(Refused, match=r"these are 2 images, more than the 1 of a bundle: .* by repository"):
+        draft([top("a"), top("b")], a=image(part("one")), b=image(part("two")))
+
+
 @given(
     st.lists(st.lists(st.sampled_from("stuvwxyz"), max_size=5), min_size=1, max_size=4),
     st.sets(st.sampled_from([*"stuvwxyz", "config", "image0"])),
