@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from entrepot.cli.exits import DONE, IN_PART, USAGE, CommandFailed
+from entrepot.cli.lazy import importing
 from entrepot.cli.options import command
 from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.progress import Meter, meter
@@ -107,11 +108,12 @@ def export(
     What is missing is pulled first. An export that was interrupted goes on when the same command is given again. Exit
     code 3 when some of what was asked for could not be had, and the rest was written.
     """
-    from entrepot.exportasking import ExportRequest, WrongRequest, epoch_of
-    from entrepot.exporting import export as carry_out
-    from entrepot.wording import words_of
-    from proxy.upstream.credentials import CredentialError
-    from sync.bundle.errors import BundleError
+    with importing():
+        from entrepot.exportasking import ExportRequest, WrongRequest, epoch_of
+        from entrepot.exporting import export as carry_out
+        from entrepot.wording import words_of
+        from proxy.upstream.credentials import CredentialError
+        from sync.bundle.errors import BundleError
 
     try:
         request = ExportRequest(

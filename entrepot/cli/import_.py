@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from entrepot.cli.exits import DONE, IN_PART, CommandFailed
+from entrepot.cli.lazy import importing
 from entrepot.cli.options import command
 from entrepot.cli.output import Output, counted, format_size
 from entrepot.cli.progress import meter
@@ -58,9 +59,10 @@ def import_(
     missing is named, and the next import goes on. Exit code 3 while volumes are missing, and where a tag was kept
     because this site has a newer one.
     """
-    from entrepot.importing import ImportRequest, Note, import_bundles
-    from entrepot.lean import share_one_heap
-    from sync.bundle.errors import BundleError
+    with importing():
+        from entrepot.importing import ImportRequest, Note, import_bundles
+        from entrepot.lean import share_one_heap
+        from sync.bundle.errors import BundleError
 
     share_one_heap()
     request = ImportRequest(
