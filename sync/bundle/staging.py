@@ -246,9 +246,14 @@ def _make(folder: Path, disk: Disk) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Return what locks the folder; None where another has it, or has removed it just now."""
+    try:
+        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
+        if os.fstat(file).st_nlink:
+            return file
     os.close(file)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -285,6 +286,28 @@ async def test_whatever_a_crash_has_left_is_finished_by_the_next_import(tmp_path
         assert not site.leftovers()
         assert len(site.tags()) == 2
     assert crashed >= min(3, len(steps))
+
+
+async def test_an_import_that_waits_at_the_door_as_another_ends_works_in_no_folder_that_is_gone(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle,) = make_bundle(tmp_path, IMAGES)
+    (opened,) = open_bundles([bundle])
+    imports = site.data / "bundles" / "imports"
+    state = State.open(imports, opened, Disk())
+    lock = fcntl.flock
+
+    def ended_meanwhile(file: int, kind: int) -> None:
+        monkeypatch.undo()
+        state.remove()
+        state.close()
+        lock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", ended_meanwhile)
+    with pytest.raises(Refused, match="under way"):
+        State.open(imports, opened, Disk())
+    State.open(imports, opened, Disk()).close()
+    opened.close()
 
 
 async def test_two_imports_of_one_bundle_do_not_meet(site: Site, tmp_path: Path) -> None:
