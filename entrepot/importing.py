@@ -242,6 +242,7 @@ class _Importer:
     async def _forget_old(self) -> None:
         for name in await asyncio.to_thread(lambda: list(old_states(self._folder / "imports", time.time()))):
             await release(self._store.catalog, name)
+        await self._store.remove_strays()
 
     def _write_receipts(self, bundle: Bundle) -> tuple[str, ...]:
         """Write the receipt where it is kept, and where it travels back from; that one may be on a read-only drive."""

@@ -116,6 +116,14 @@ class Attempts:
                 return True
         return False
 
+    async def remove_strays(self) -> int:
+        """Remove the files of attempts that have ended, which a process that was killed has left; return how many.
+
+        An intent is there before its files, and goes only when they are of no more use.
+        """
+        found = await self._run(self._files.ingested)
+        return await self._run(self._files.sweep_ingest, await self._catalog.intents(), found)
+
     async def resume(self, digest: Digest) -> Spool | None:
         """Return the newest spool that has certain bytes, having removed all others of the digest.
 

@@ -320,13 +320,17 @@ class Files:
         finally:
             record.close()
 
-    def sweep_ingest(self, keep: list[Intent]) -> int:
-        """Remove what no intent speaks of; return how many files that were."""
+    def ingested(self) -> list[str]:
+        """Return the names of the spools and records that are there."""
+        return [name for name in os.listdir(self.layout.ingest) if not name.endswith(".lock")]
+
+    def sweep_ingest(self, keep: list[Intent], found: list[str] | None = None) -> int:
+        """Remove what no intent speaks of (of what was `found`; None: of all); return how many files that were."""
         known = set()
         for intent in keep:
             known.add(self.layout.spool(intent.digest, intent.generation).name)
             known.add(self.layout.state(intent.digest, intent.generation).name)
-        strays = [name for name in os.listdir(self.layout.ingest) if name not in known]
+        strays = [name for name in (os.listdir(self.layout.ingest) if found is None else found) if name not in known]
         for name in strays:
             self.disk.unlink(self.layout.ingest / name)
         return len(strays)

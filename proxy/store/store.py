@@ -177,6 +177,11 @@ class Store:
         self._require_open()
         return await self._owned.run(self._attempts.forget_oldest())
 
+    async def remove_strays(self) -> int:
+        """Remove what a killed process has left of attempts that have ended; return how many files that were."""
+        self._require_open()
+        return await self._owned.run(self._attempts.remove_strays())
+
     async def empty_trash(self, moment: float) -> int:
         """Remove what was evicted before `moment` and is still there; return how many files that were."""
         self._require_open()

@@ -14,6 +14,7 @@ from proxy.store.errors import NoRoom, TooLarge
 from proxy.store.evict import Watermarks
 from proxy.store.records import Proof, Verified
 from proxy.store.store import Store
+from proxy.store.together import Together
 from tests.store.contents import ALPINE
 from tests.store.test_store import image, leftovers
 
@@ -123,3 +124,18 @@ async def test_what_has_no_room_together_is_refused_whole(store: Store, root: Pa
         await store.put_all(BLOBS, Proof.IMPORTED, public=False)
     assert leftovers(root) == []
     assert await store.catalog.intents() == []
+
+
+async def test_what_a_kill_after_the_transaction_left_is_removed_beside_attempts_that_run(
+    store: Store, root: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Together, "remove", lambda together: None)
+        await store.put_all(BLOBS, Proof.IMPORTED, public=False)
+    assert len(leftovers(root)) == len(BLOBS)
+    spool = await store.begin(Digest.of(b"running"), 7, ALPINE)
+    claim = await store.claim(spool.digest)
+    assert claim is not None
+    assert await store.remove_strays() == len(BLOBS)
+    assert len(leftovers(root)) == 3  # the spool, its record, the claim
+    await store.release(claim)
