@@ -27,6 +27,7 @@ from entrepot.exportasking import (
     report_of,
 )
 from entrepot.images import Pattern
+from entrepot.lean import keep_few_pages
 from entrepot.mirror import Mirror, mirror
 from proxy.oci.names import Reference, Repository
 from proxy.oci.platforms import Platform
@@ -282,6 +283,7 @@ async def _running(config: Config) -> AsyncIterator[tuple[Mirror, asyncio.Event 
         owner_watched(config.data) as ended,
         mirror(config, role="command", beside=ended is not None) as made,
     ):
+        await keep_few_pages(made.store.catalog)
         yield made, ended
 
 

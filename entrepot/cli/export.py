@@ -111,10 +111,12 @@ def export(
     with importing():
         from entrepot.exportasking import ExportRequest, WrongRequest, epoch_of
         from entrepot.exporting import export as carry_out
+        from entrepot.lean import share_one_heap
         from entrepot.wording import words_of
         from proxy.upstream.credentials import CredentialError
         from sync.bundle.errors import BundleError
 
+    share_one_heap()
     try:
         request = ExportRequest(
             output=output_path,

@@ -23,10 +23,10 @@ from sync.bundle.errors import Damaged, Refused
 
 FORMAT = "entrepot-bundle/1"
 MAX_PLAN = 24 << 20
-"""The largest plan that is read, in bytes. It and the next four keep whatever reads bundles below 150 MiB of memory."""
-MAX_BLOBS = 100_000
+"""The largest plan that is read, in bytes. It and the next four keep all that handles bundles below 150 MiB."""
+MAX_BLOBS = 40_000
 """Of blobs that are brought and those that are required together."""
-MAX_IMAGES = 10_000
+MAX_IMAGES = 8_000
 MAX_VOLUMES = 9_999
 MAX_VALUES = 1 << 20
 """Of arrays, objects and what is in them: a plan of many tiny ones would take hundreds of megabytes to decode."""

@@ -30,13 +30,16 @@ def test_a_large_blob_is_sent_and_taken_in_in_little_memory(tmp_path: Path) -> N
     assert sent.resident < MEMORY
 
 
-def test_very_many_small_images_are_taken_in_in_little_memory(tmp_path: Path) -> None:
+def test_very_many_small_images_are_taken_in_and_sent_in_little_memory(tmp_path: Path) -> None:
     images = [
         (f"docker.io/team/app{number % 500}:{number}", make_image([blob(1024, seed=number), blob(900, seed=-number)]))
         for number in range(8000)
     ]
     (bundle,) = make_bundle(tmp_path, images)
     del images
-    taken = Site(tmp_path, "site").begin("import", bundle).watched()
-    print(f"import {taken.resident // MIB} MiB")
+    site = Site(tmp_path, "site")
+    taken = site.begin("import", bundle).watched()
+    sent = site.begin("export", "--offline", "-o", tmp_path / "again.tar", "--repository", "**").watched()
+    print(f"import {taken.resident // MIB} MiB, export {sent.resident // MIB} MiB")
     assert taken.resident < MEMORY
+    assert sent.resident < MEMORY
