@@ -13,11 +13,11 @@ from proxy.store.writer import Transaction
 
 CATALOG_KIB = 8 * 1024
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_KEPT = 4 << 20
+_KEPT = 16 << 20
 
 
 def share_one_heap() -> None:
-    """Have all threads of this process share a heap, and give back what is free of it from 4 MiB on.
+    """Have all threads of this process share a heap, and give back what is free of it from 16 MiB on.
 
     With a heap for each, as glibc has it, what short-lived buffers leave behind in them is a third of all memory. Call
     it before there are threads. Other C libraries do as they do.

@@ -20,6 +20,10 @@ BATCH = 512 << 10
 GATHER_SECONDS = 0.01
 READ = 4 << 20
 CHECKPOINT_BYTES = 64 << 20
+BEHIND_BYTES = 8 << 20
+"""So much is written before the system is asked to bring it to the disk: a checkpoint then has little to wait for."""
+WHOLE = 256 << 10
+"""Chunks from this size on are hashed and written one by one: to join them would copy them."""
 CHECKPOINT_SECONDS = 5.0
 
 
@@ -40,6 +44,7 @@ class SpoolWriter:
         self._due: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._checkpointed = spool.contiguous
+        self._begun = spool.contiguous
         self._checkpointed_at = monotonic()
         self.received = spool.contiguous
         self.written = 0
@@ -122,10 +127,13 @@ class SpoolWriter:
                 self._due = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._pump)
 
     def _write(self, batch: list[bytes], offset: int) -> int:
-        data = batch[0] if len(batch) == 1 else b"".join(batch)
-        self._hasher.update(data)
-        self._spool.write(offset, data)
-        offset += len(data)
+        for data in batch if len(batch[0]) >= WHOLE else [b"".join(batch)]:
+            self._hasher.update(data)
+            self._spool.write(offset, data)
+            offset += len(data)
+        if offset - self._begun >= BEHIND_BYTES:
+            self._spool.begin_write(self._begun, offset - self._begun)
+            self._begun = offset
         due = monotonic() - self._checkpointed_at > CHECKPOINT_SECONDS and offset > self._checkpointed
         if due or offset - self._checkpointed >= CHECKPOINT_BYTES:
             self._spool.checkpoint()

@@ -8,12 +8,18 @@ All calls block; they belong in threads. Files are made 0600, folders 0700.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 from pathlib import Path
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: begin to write what is dirty, and wait for nothing
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 class Disk:
@@ -58,12 +64,13 @@ class Disk:
         """Make a file's bytes and length durable, not its name."""
         os.fdatasync(fd)
 
-    def begin_write(self, fd: int) -> None:
-        """Have the system begin to write a file's bytes, so that many are under way before the first is waited for.
+    def begin_write(self, fd: int, offset: int = 0, length: int = 0) -> None:
+        """Have the system begin to write bytes of a file (of length 0: all from there on), without waiting for it.
 
-        Nothing is promised: `fdatasync` still has to be called, and then costs less.
+        Nothing is promised: `fdatasync` still has to be called, and then costs less. The bytes stay in memory.
         """
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if _sync_file_range is not None:
+            _sync_file_range(fd, offset, length, _WRITE)
 
     def sync_map(self, fd: int, mapping: mmap.mmap) -> None:
         """Make the bytes durable that were written through a mapping of `fd`."""

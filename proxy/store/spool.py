@@ -85,6 +85,11 @@ class Spool:
                 self._extents.add(offset, offset + len(data))
                 self._publish()
 
+    def begin_write(self, offset: int, length: int) -> None:
+        """Have the system begin to bring to the disk what was written there. Raises StoreClosed."""
+        with self._using() as fd:
+            self._disk.begin_write(fd, offset, length)
+
     def read(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes at `offset`: fewer at the end of what was written. Raises StoreClosed."""
         with self._using() as fd:
