@@ -10,8 +10,10 @@ from time import time
 
 import pytest
 
+from tests.bundle.writing import make_bundle
 from tests.scenarios.fleets import MIB, Stage, image_of, pull, repository
 from tests.support.clients import Skopeo
+from tests.support.contents import blob, make_image
 from tests.support.fleet import SECRET, Node, ask, eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.needs("redis-server")]
@@ -29,6 +31,21 @@ async def test_an_image_pulled_through_one_node_is_served_by_the_others_without_
     assert await pull(first, repo, "1") == [200] * 4
     await eventually("all of it is stored", lambda: first.settled)
     await stage.upstream.stop_listening()
+    assert [await pull(node, repo, "1") for node in others] == [[200] * 4] * 2
+
+
+async def test_an_image_imported_on_one_node_is_served_by_the_others_without_upstream(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """The import works beside the first node, whose neighbours hear of the records and fetch the bytes from it."""
+    first, *others = stage.nodes
+    repo = repository("imported")
+    (bundle,) = make_bundle(tmp_path, [(f"docker.io/{repo}:1", make_image([blob(200_000, 5), blob(3_000, 6)]))])
+    await stage.upstream.stop_listening()
+    await asyncio.to_thread(first.command, "import", str(bundle))
+    assert await pull(first, repo, "1") == [200] * 4
+    for node in others:
+        await eventually("the tag is known", lambda node=node: len(listed(node, f"{repo}:1")) == 1)  # type: ignore[misc]
     assert [await pull(node, repo, "1") for node in others] == [[200] * 4] * 2
 
 
