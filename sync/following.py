@@ -241,9 +241,9 @@ class Follower:
                 f"region {self._name} has other records than it tells of, after {MOST_RECONCILIATIONS} comparisons: "
                 "bring both regions up to date; its catalog may be damaged, or its nodes do not hear of one another"
             )
-        self._reconciled += 1
         self._differing.clear()
         await self._reconcile(peer, mesh)
+        self._reconciled += 1  # one that the link cut off found nothing out
         return False
 
     async def _reconcile(self, peer: Peer, mesh: bytes) -> None:

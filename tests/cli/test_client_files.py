@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import stat
 import tempfile
 import tomllib
@@ -327,7 +328,9 @@ def test_dockerd_reads_what_is_written_beside_what_was_there(tmp_path: Path) -> 
     config = place(tmp_path, DAEMON_JSON, '{"iptables": false, "ip6tables": false, "bridge": "none"}')
     client(tmp_path, "docker", "--write")
     host = f"unix://{tmp_path}/d.sock"
-    folders = ("--data-root", tmp_path / "d", "--exec-root", tmp_path / "e", "--pidfile", tmp_path / "pid")
+    # Its containerd listens below here, and the name of a socket ends at 107 characters.
+    sockets = tempfile.mkdtemp()
+    folders = ("--data-root", tmp_path / "d", "--exec-root", sockets, "--pidfile", tmp_path / "pid")
     argv: list[str | Path] = ["dockerd", "--config-file", config, "-H", host, *folders, "--storage-driver", "vfs"]
     daemon = Program(argv, tmp_path / "log", {})
     try:
@@ -338,6 +341,7 @@ def test_dockerd_reads_what_is_written_beside_what_was_there(tmp_path: Path) -> 
         assert "mirror.example:5000" in registry["IndexConfigs"]
     finally:
         daemon.stop()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

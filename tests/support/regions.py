@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from tests.support.fleet import Node
 from tests.support.link import Link
-from tests.support.processes import ProgramFailed, free_port, run
+from tests.support.processes import ProgramFailed, run
 
 UPSTREAM = "docker.io"
 SOON = 60.0
@@ -38,13 +38,17 @@ time.time = lambda: _now() + {seconds}
 """
 
 
+NOWHERE = "http://127.0.0.1:1"
+"""Nothing ever listens there; a port that is merely free now may be another test's in a moment."""
+
+
 class Region(Node):
     """One region. Without `upstream_url` its upstream is a port of this machine where nothing listens."""
 
     def __init__(self, folder: Path, name: str, upstream_url: str | None) -> None:
         super().__init__(folder / name, {})
         self.name = name
-        self.upstream_url = upstream_url or f"http://127.0.0.1:{free_port()}"
+        self.upstream_url = upstream_url or NOWHERE
         self.peers: dict[str, str] = {}
         self.grants: list[str] = []
         self.upstream_settings: dict[str, object] = {"tag_ttl": "1h"}

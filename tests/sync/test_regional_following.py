@@ -14,6 +14,7 @@ from proxy.oci.names import Repository
 from proxy.regions.scope import Scope
 from proxy.store.ranges import Sum, read_fingerprint
 from sync.exchange import SameCatalog
+from sync.regional_records import RANGES
 from tests.store.contents import ALPINE, BUSYBOX, digest
 from tests.sync.regional import Balanced, Link, Make, fingerprint, points
 
@@ -282,3 +283,25 @@ async def test_the_log_tells_that_a_region_answers_again(make: Make, caplog: pyt
         "the records of region a cannot be taken over at the moment: the region does not answer",
         "the records of region a are taken over again",
     ]
+
+
+async def test_comparisons_that_the_link_cuts_off_count_for_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is cut in the midst of one, nobody takes the peer for one that tells what it has not."""
+    a, b = await make("a"), await make("b")
+    await a.saw("latest", "one")
+    answer, cuts = a.fetch, 10
+
+    async def cut_at_ranges(target: str, seconds: float, body: bytes | None) -> bytes:
+        nonlocal cuts
+        if target.startswith(RANGES) and cuts:
+            cuts -= 1
+            raise Unavailable("the link is cut")
+        return await answer(target, seconds, body)
+
+    monkeypatch.setattr(a, "fetch", cut_at_ranges)
+    link = Link(b, a)
+    while cuts:
+        with pytest.raises(Unavailable, match="the link is cut"):
+            await link.follower.once()
+    await link.once()
+    assert await points(b, "latest") == digest("one")
