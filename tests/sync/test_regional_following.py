@@ -285,7 +285,9 @@ async def test_the_log_tells_that_a_region_answers_again(make: Make, caplog: pyt
     ]
 
 
-async def test_comparisons_that_the_link_cuts_off_count_for_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_comparisons_that_the_link_cuts_off_count_for_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However often it is cut in the midst of one, nobody takes the peer for one that tells what it has not."""
     a, b = await make("a"), await make("b")
     await a.saw("latest", "one")
