@@ -35,6 +35,8 @@ _MAGIC = slice(257, 265)
 _NAME = slice(0, 100)
 _SIZE = slice(124, 136)
 _OCTAL = re.compile(rb"[0-7]{11}\0")
+_NAMED_PLAN = re.compile(rb'"plan":"(sha256:[0-9a-f]{64})"')
+_NAMED_WITHIN = 16 << 10
 _REMEDY = "copy the volume again from where it was made, or make it anew there with entrepot export --recut"
 
 _UNKNOWN: Mapping[Digest, Sealed] = MappingProxyType({})
@@ -202,6 +204,8 @@ class Volume:
         except Damaged as error:
             self._fail(str(error))
         except Refused as error:
+            if self._names_another(body, BLOCK + layout.padded(size)):
+                self._fail("the plan is not the one that the volume names")
             raise Refused(f"{self.label}: {error}") from None
         at = BLOCK + layout.padded(size)
         if self.read(at, BLOCK)[_NAME].rstrip(b"\0") == layout.SIGNATURE.encode():
@@ -213,6 +217,11 @@ class Volume:
             if isinstance(entry.part, DocumentPart | BlobPart | OffsetsPart):
                 break
             self.check_frame(entry)
+
+    def _names_another(self, body: bytes, at: int) -> bool:
+        """Tell whether the volume names another plan than it has, so that a newer format may be a flipped bit."""
+        named = _NAMED_PLAN.search(os.pread(self._file, _NAMED_WITHIN, at))
+        return named is not None and named[1].decode() != Digest.of(body)
 
     def _read_itself(self, at: int) -> None:
         body = self.read(at + BLOCK, self._size_at(at, layout.VOLUME, BLOCK))

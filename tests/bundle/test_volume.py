@@ -20,7 +20,7 @@ from sync.bundle.errors import BundleError, Damaged, NotABundle, Refused, Untrus
 from sync.bundle.keys import PrivateKey, Trust, TrustedKey
 from sync.bundle.layout import BlobPart, Entry
 from sync.bundle.opened import Bundle, open_bundles
-from sync.bundle.plan import Blob, Required
+from sync.bundle.plan import FORMAT, Blob, Required
 from sync.bundle.volume import Volume, find_volumes
 from tests.bundle.writing import make_bundle, plan_of, write_bundle
 from tests.support.contents import blob, make_image, make_index
@@ -122,6 +122,14 @@ def test_one_flipped_bit_anywhere_is_found_and_named(medium: Medium, data: st.Da
         assert f"--recut {place + 1}" in str(told.value)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_a_format_that_one_flipped_bit_makes_look_newer_is_damage(medium: Medium, bit: int) -> None:
+    body = bytearray(medium.volumes[1].read_bytes())
+    body[body.index(FORMAT.encode()) + len(FORMAT) - 1] ^= 1 << bit
+    with pytest.raises(Damaged, match=r"site\.002\.tar"):
+        medium.check(1, bytes(body))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_volume_that_is_cut_off_anywhere_is_found(medium: Medium, data: st.DataObject) -> None:
@@ -197,7 +205,11 @@ def test_header_of_a_blob_that_says_anything_else_is_damaged(tmp_path: Path, at:
 def test_volume_that_a_newer_version_wrote_is_told_as_such_by_its_file(tmp_path: Path) -> None:
     (path,) = make_bundle(tmp_path, IMAGES)
     body = path.read_bytes()
-    path.write_bytes(body.replace(b'"format":"entrepot-bundle/1"', b'"format":"entrepot-bundle/2"', 1))
+    volume = Volume.open(path)
+    plan = volume.sealed.body
+    volume.close()
+    newer = plan.replace(b'"format":"entrepot-bundle/1"', b'"format":"entrepot-bundle/2"', 1)
+    path.write_bytes(body.replace(plan, newer, 1).replace(Digest.of(plan).encode(), Digest.of(newer).encode(), 1))
     with pytest.raises(Refused, match=r"site\.tar: the bundle was written by a newer version .*; update entrepot here"):
         Volume.open(path)
 
