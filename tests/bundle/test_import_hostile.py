@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from sync.bundle.keys import PrivateKey
 from tests.bundle.site import Site, flipped, without
 from tests.bundle.writing import make_bundle, plan_of, write_bundle
 from tests.support.contents import blob, make_image
+from tests.support.volumes import tmpfs
 
 ALPINE = Repository("docker.io", "library/alpine")
 SECRET = Repository("docker.io", "team/secret")
@@ -233,13 +233,8 @@ async def test_a_blob_that_is_fetched_by_a_client_meanwhile_is_taken_once(site: 
 
 @pytest.fixture
 def small_volume(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16M", "tmpfs", folder], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("missing here: the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with tmpfs(tmp_path / "small", 16 << 20) as folder:
+        yield folder
 
 
 @pytest.mark.slow

@@ -21,8 +21,6 @@ from proxy.oci.names import Repository, Tag
 from proxy.oci.ranges import ByteRange
 from proxy.server import Server
 from proxy.source import BlobStream, Source
-from proxy.upstream.registry import RegistrySource
-from proxy.upstream.settings import UpstreamSettings
 from sync.bundle.opened import Bundle, open_bundles
 from sync.bundle.plan import Base, Plan, Required
 from sync.bundle.reading import VolumeReader
@@ -32,6 +30,7 @@ from tests.bundle.writing import make_bundle, plan_of, write_bundle
 from tests.source_suite import DOCKER_TAG, INDEX_TAG, Contents, SourceSuite, read
 from tests.support.contents import OCI_INDEX, Image, blob, make_image, make_index
 from tests.support.fake_listings import fallback_index
+from tests.support.over_http import over_http
 
 HUB = "docker.io"
 APP = Repository(HUB, "team/app")
@@ -119,17 +118,8 @@ class TestServedBundle(_OverBundle):
     @pytest.fixture
     async def source(self, bundle: _Counting) -> AsyncIterator[Source]:
         served = await ServedBundles.open(bundle)
-        runner = web.ServerRunner(Server(Face(served, frozenset({HUB}), HUB, ignore)))
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            host, port = runner.addresses[0][:2]
-            url = URL(f"http://{host}:{port}")
-            source = RegistrySource(UpstreamSettings(name=HUB, url=url), url, ignore)
+        async with over_http(served, HUB) as source:
             yield source
-            await source.aclose()
-        finally:
-            await runner.cleanup()
 
 
 def close(bundles: Sequence[Bundle]) -> None:

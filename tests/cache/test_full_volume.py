@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from proxy.store.sweep import sweeping
 from tests.cache.lab import ALPINE, HUB, Lab, laboratory
 from tests.support.contents import Image, blob, make_image
 from tests.support.fake_upstream import FakeUpstream
+from tests.support.volumes import tmpfs
 
 REPO = "library/alpine"
 MIB = 1 << 20
@@ -26,18 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "mount")]
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "volume"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={VOLUME}", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        reason = f"missing here: the right to mount ({mounted.stderr.strip()})"
-        if os.environ.get("ENTREPOT_REQUIRE_TOOLS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with tmpfs(tmp_path / "volume", VOLUME) as folder:
+        yield folder
 
 
 async def pull(lab: Lab, upstream: FakeUpstream, image: Image, tag: str) -> bool:

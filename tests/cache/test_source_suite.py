@@ -6,19 +6,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from yarl import URL
 
 from metrics.events import ignore
-from proxy.app import Face
 from proxy.cache.readthrough import ReadThrough, open_cache
 from proxy.memory import MemorySource
-from proxy.server import Server
 from proxy.source import Source
 from proxy.store.store import Store
-from proxy.upstream.registry import RegistrySource
-from proxy.upstream.settings import UpstreamSettings
 from tests.source_suite import Contents, SourceSuite
+from tests.support.over_http import over_http
 
 HUB = "docker.io"
 
@@ -51,17 +46,8 @@ class TestCache(_OverMemory):
 class _OverHttp(_OverMemory):
     @pytest.fixture
     async def source(self, served: Source) -> AsyncIterator[Source]:
-        runner = web.ServerRunner(Server(Face(served, frozenset({HUB}), HUB, ignore)))
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            host, port = runner.addresses[0][:2]
-            url = URL(f"http://{host}:{port}")
-            source = RegistrySource(UpstreamSettings(name=HUB, url=url), url, ignore)
+        async with over_http(served, HUB) as source:
             yield source
-            await source.aclose()
-        finally:
-            await runner.cleanup()
 
 
 class TestServedCache(_OverHttp):

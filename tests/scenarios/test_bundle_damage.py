@@ -7,18 +7,18 @@ import random
 import re
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.support.bundles import Site, flip, mounted_tmpfs
+from tests.support.bundles import Site, flip
 from tests.support.contents import blob, make_image, make_index
 from tests.support.fake_upstream import FakeUpstream
-from tests.support.processes import run
+from tests.support.volumes import tmpfs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 1 << 20
@@ -147,18 +147,6 @@ async def test_a_volume_that_lies_there_twice_does_no_harm(sent: Sent, tmp_path:
     site = Site(tmp_path, "site")
     await site.runs("import", str(tmp_path / "disk"))
     assert site.shown() == sent.wanted
-
-
-@contextmanager
-def tmpfs(folder: Path, size: int) -> Iterator[None]:
-    if not mounted_tmpfs(folder, size):
-        if os.environ.get("ENTREPOT_REQUIRE_TOOLS") == "1":
-            pytest.fail("missing here: the right to mount")
-        pytest.skip("missing here: the right to mount")
-    try:
-        yield
-    finally:
-        run(["umount", "-l", folder])
 
 
 def filled(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from tests.support import contents, images
 from tests.support.clients import Client, Containerd, Docker, Podman, Skopeo
 from tests.support.images import Image
 from tests.support.mirror import Mirror
-from tests.support.processes import run
+from tests.support.volumes import mounted
 
 NAMES = {f"library/carried-{kind}": kind for kind in ("schema2", "oci", "multi", "list")}
 MIB = 1 << 20
@@ -173,17 +173,12 @@ def test_status_and_probes_tell_of_the_bundle(mirror: Mirror) -> None:
 
 @pytest.mark.needs("root", "mount")
 def test_a_medium_mounted_read_only_is_served(disk: Medium, tmp_path: Path) -> None:
-    mounted = tmp_path / "mounted"
-    mounted.mkdir()
-    done = run(["mount", "--bind", "-o", "ro", disk.folder, mounted], ok=False)
-    if done.returncode != 0:
-        pytest.skip("nothing can be mounted here")
-    try:
-        with Medium(mounted, disk.images, disk.config).mirror(tmp_path / "home") as mirror:
-            name, image = next(iter(disk.images.items()))
-            assert ask(mirror, f"/v2/{name}/manifests/1")[2] == image.body
-    finally:
-        run(["umount", mounted])
+    with (
+        mounted(tmp_path / "mounted", "--bind", "-o", "ro", disk.folder) as folder,
+        Medium(folder, disk.images, disk.config).mirror(tmp_path / "home") as mirror,
+    ):
+        name, image = next(iter(disk.images.items()))
+        assert ask(mirror, f"/v2/{name}/manifests/1")[2] == image.body
 
 
 def test_a_flipped_bit_ends_no_blob_and_a_begun_download_is_finished_after_sigterm(tmp_path: Path) -> None:  # P28

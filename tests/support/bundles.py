@@ -28,7 +28,7 @@ from sync.bundle.layout import BlobPart
 from sync.bundle.opened import open_bundles
 from tests.support import images
 from tests.support.contents import Image, Registry
-from tests.support.processes import Program, ProgramFailed, run
+from tests.support.processes import Program, ProgramFailed
 from tests.support.regions import Region
 
 HALF_SERVABLE = """
@@ -304,9 +304,3 @@ def closure(wanted: Iterable[Image]) -> set[str]:
         found |= {str(image.digest), *(str(Digest.of(data)) for data in image.blobs)}
         found |= closure(image.children)
     return found
-
-
-def mounted_tmpfs(folder: Path, size: int) -> bool:
-    """Mount a volume of so many bytes; tell whether that may be done here."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], ok=False).returncode == 0
