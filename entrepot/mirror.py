@@ -13,7 +13,7 @@ from entrepot import __version__
 from entrepot.config import Config
 from entrepot.part import Joined, Role, joined, sharing_hosts
 from entrepot.upstreams import Sources, open_sources, under_quota
-from entrepot.view import CrewView
+from entrepot.view import CrewView, HistoryShown, PullsShown
 from metrics.events import Emit, ignore
 from metrics.prometheus import Metrics
 from proxy.cache.near import Asker
@@ -47,6 +47,8 @@ class Mirror:
     state: State = "starting"
     listen_addresses: Sequence[str] = ()
     crew: CrewView | None = None
+    pulls: PullsShown | None = None
+    history: HistoryShown | None = None
     started_monotonic: float = field(default_factory=time.monotonic)
     started_at: float = field(default_factory=time.time)
 

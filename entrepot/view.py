@@ -11,7 +11,9 @@ from entrepot.config import Config
 from entrepot.pulling import PullingCache
 from entrepot.refreshing import RefreshingCache
 from entrepot.views import FillView, FleetView, UpstreamView, WorkerView
+from metrics.history import HistoryView, Point
 from metrics.prometheus import Metrics
+from metrics.pulls.model import PullDetail, PullsView
 from proxy.cache.fill import FillStatus
 from proxy.oci.names import Reference, Repository
 from proxy.store.catalog import Catalog
@@ -93,6 +95,31 @@ class PartView(Protocol):
         ...
 
 
+class PullsShown(Protocol):
+    """The pulls that this mirror has seen, from all its processes."""
+
+    def view(self) -> PullsView: ...
+
+    def detail(self, name: str) -> PullDetail | None:
+        """Return a pull by its id, None where it is not known any more."""
+        ...
+
+    def ended_within(self, seconds: float) -> Sequence[float]:
+        """Return the seconds that each pull took which transferred something and ended so lately."""
+        ...
+
+
+class HistoryShown(Protocol):
+    """What was counted over the last hours."""
+
+    @property
+    def newest(self) -> Point | None: ...
+
+    def view(self, seconds: float) -> HistoryView:
+        """Return the points of the last so many seconds, some hundreds of them at most."""
+        ...
+
+
 class MirrorView(Protocol):
     """A mirror between its start and its end."""
 
@@ -134,6 +161,16 @@ class MirrorView(Protocol):
     @property
     def crew(self) -> CrewView | None:
         """The processes that answer clients, where this one does not."""
+        ...
+
+    @property
+    def pulls(self) -> PullsShown | None:
+        """The pulls, None where nobody tells them from requests."""
+        ...
+
+    @property
+    def history(self) -> HistoryShown | None:
+        """The last hours, None where nobody writes them down."""
         ...
 
     def upstream_status(self) -> Sequence[Mapping[str, Any]]:

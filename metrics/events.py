@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from metrics.regional_events import (
     ImageFailed as ImageFailed,
     ImageSynced as ImageSynced,
@@ -21,13 +23,15 @@ from metrics.regional_events import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFinished:
+class RequestFinished(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="finished"):
     """One answered client request.
 
     kind: ping | manifest | blob | tags | referrers | catalog | other.
     outcome: hit | joined | miss | neighbour | bucket | stale | relayed | redirected (to the bucket) | error | none
     (nothing was looked up).
+    reference: as it was asked for; digest: of the content that it stands for, empty where that was not found out.
+    started: by `time.monotonic`, which all processes of a machine share.
+    upstream_wait: for how much of `first_byte` a source was waited for. agent: the client's User-Agent, as it came.
     """
 
     kind: str
@@ -42,6 +46,22 @@ class RequestFinished:
     duration: float
     client: str
     request_id: str
+    digest: str = ""
+    agent: str = ""
+    started: float = 0.0
+    upstream_wait: float = 0.0
+
+
+class BlobStarted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="started"):
+    """A client asks for a blob, or a part of one; `RequestFinished` of the same request_id follows. Fields as there."""
+
+    client: str
+    request_id: str
+    upstream: str
+    repository: str
+    digest: str
+    agent: str
+    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +321,7 @@ Event = (
     | BucketRequest
     | BucketTransferred
     | UploadsQueued
+    | BlobStarted
     | RequestFinished
     | UpstreamRequest
     | UpstreamRetry

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from metrics import declarations as declared
 from metrics.declarations import METRICS, Metric
 from metrics.events import (
+    BlobStarted,
     BucketCollected,
     BucketHealth,
     BucketRequest,
@@ -48,6 +49,7 @@ from metrics.events import (
     UpstreamRetry,
     VerificationFailed,
     WarmFinished,
+    ignore,
 )
 from metrics.families import OTHER, Distribution, Families, Snapshot, Value
 from metrics.regional import RegionalCounting
@@ -95,6 +97,7 @@ class Metrics:
         self._observers = cast(
             "dict[type[Event], Callable[[Event], None]]",
             {
+                BlobStarted: ignore,
                 RequestFinished: self._request_finished,
                 UpstreamRequest: self._upstream_request,
                 UpstreamRetry: self._upstream_retry,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Mapping, Set
 from time import monotonic
 
 from aiohttp import web
 
-from metrics.events import Emit, RequestFinished
+from metrics.events import BlobStarted, Emit, RequestFinished
 from proxy import respond
 from proxy.access.admission import Access, Everybody, Visitor
 from proxy.cache.readthrough import ReadThrough
@@ -24,6 +23,7 @@ from proxy.hot import HotAnswers, HotResponse
 from proxy.listing_handlers import Cataloged, serve_catalog, serve_referrers, serve_tags
 from proxy.oci import requests
 from proxy.oci.errors import Denied, NotFound, NotServed, RegistryError, TooManyRequests, Unavailable
+from proxy.requestids import RequestIds
 from proxy.rules import Rules
 from proxy.source import Source
 from proxy.upstream.callers import acting_for
@@ -74,6 +74,7 @@ class Face:
         self._access = access or Everybody()
         self._rules = rules or Rules()
         self._hot = HotAnswers()
+        self._ids = RequestIds()
         self._cache = source if isinstance(source, ReadThrough) else None
         self._listed = source if catalog and isinstance(source, Cataloged) else None
 
@@ -112,7 +113,7 @@ class Face:
         if answer is None:
             return None
         exchange.kind, exchange.outcome, exchange.upstream = "manifest", answer.outcome, answer.upstream
-        exchange.repository, exchange.reference = answer.repository, answer.reference
+        exchange.repository, exchange.reference, exchange.digest = answer.repository, answer.reference, answer.digest
         with_body = request.method == "GET"
         if not with_body and request.method != "HEAD":
             return None
@@ -179,7 +180,9 @@ class Face:
         self, wanted: requests.Content, request: web.BaseRequest, exchange: Exchange
     ) -> web.StreamResponse:
         if isinstance(wanted, requests.BlobRequest):
-            exchange.kind, exchange.reference = "blob", wanted.digest
+            exchange.kind, exchange.reference, exchange.digest = "blob", wanted.digest, wanted.digest
+            if request.method == "GET":
+                self._blob_started(request, exchange)
             return await serve_blob(self._source, wanted, request, exchange, self._locate)
         if isinstance(wanted, requests.ManifestRequest):
             exchange.kind, exchange.reference = "manifest", wanted.reference
@@ -193,6 +196,21 @@ class Face:
             return await serve_tags(self._source, wanted, request, exchange)
         exchange.kind, exchange.reference = "referrers", wanted.digest
         return await serve_referrers(self._source, wanted, request, exchange)
+
+    def _blob_started(self, request: web.BaseRequest, exchange: Exchange) -> None:
+        if not exchange.request_id:
+            exchange.request_id = self._ids.next()
+            self._emit(
+                BlobStarted(
+                    client=exchange.client,
+                    request_id=exchange.request_id,
+                    upstream=exchange.upstream,
+                    repository=exchange.repository,
+                    digest=exchange.digest,
+                    agent=request.headers.get("User-Agent", ""),
+                    started=exchange.started,
+                )
+            )
 
     def _finished(self, request: web.BaseRequest, exchange: Exchange, status: int) -> None:
         ended = monotonic()
@@ -209,6 +227,10 @@ class Face:
                 first_byte=(exchange.first_byte or ended) - exchange.started,
                 duration=ended - exchange.started,
                 client=exchange.client,
-                request_id=secrets.token_hex(8),
+                request_id=exchange.request_id or self._ids.next(),
+                digest=exchange.digest,
+                agent=request.headers.get("User-Agent", ""),
+                started=exchange.started,
+                upstream_wait=exchange.upstream_wait,
             )
         )

@@ -24,6 +24,8 @@ from proxy.ranged import Parts, open_ranges
 from proxy.source import BlobStream, Source
 
 FIRST_BYTE_SECONDS = 9.0
+WITHOUT_UPSTREAM = frozenset({"hit", "stale"})
+"""Outcomes of manifests for which nobody else had to be waited for."""
 
 Locate = Callable[[Repository, Digest], Awaitable[str | None]]
 """Says where else a client that may have a blob is to get it; None: here."""
@@ -33,18 +35,21 @@ Locate = Callable[[Repository, Digest], Awaitable[str | None]]
 class Exchange:
     """One request as it goes: what the log and the metrics will say of it. Times are monotonic seconds.
 
-    `limit` is what ends it unless it has begun to be answered by then.
+    `limit` is what ends it unless it has begun to be answered by then. See RequestFinished for the rest.
     """
 
     started: float
     client: str = ""
+    request_id: str = ""
     kind: str = "other"
     outcome: str = "none"
     upstream: str = ""
     repository: str = ""
     reference: str = ""
+    digest: str = ""
     sent: int = 0
     first_byte: float = 0.0
+    upstream_wait: float = 0.0
     limit: asyncio.Timeout | None = None
 
     def begin(self) -> None:
@@ -69,7 +74,9 @@ async def serve_manifest(
     manifest = await source.manifest(wanted.repository, wanted.reference, terms)
     exchange.first_byte = monotonic()
     exchange.outcome = manifest.outcome if isinstance(manifest, ServedManifest) else "miss"
-    digest = manifest.descriptor.digest
+    if exchange.outcome not in WITHOUT_UPSTREAM:
+        exchange.upstream_wait = exchange.first_byte - exchange.started
+    exchange.digest = digest = manifest.descriptor.digest
     if not_modified(request.headers.get("If-None-Match"), digest):
         return respond.not_modified(digest, wanted.ns), None
     with_body = request.method == "GET"
