@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from metrics import regional
 from metrics.metric import Metric as Metric
+from metrics.pulls import counting
 
 REQUEST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 UPSTREAM_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -344,6 +345,7 @@ METRICS: tuple[Metric, ...] = (
     EXCHANGE_NODES,
     EXCHANGE_NODES_CURRENT,
     *regional.METRICS,
+    *counting.METRICS,
     LOOP_LAG_SECONDS,
     LOG_LINES_DROPPED,
 )

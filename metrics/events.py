@@ -65,6 +65,24 @@ class BlobStarted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="s
 
 
 @dataclass(frozen=True, slots=True)
+class PullEnded:
+    """A client has pulled an image.
+
+    outcome: hit | joined | miss | near | unchanged | broken. sent: bytes. layers: of the image, as far as they are
+    known; had: those of them that the client did not ask for.
+    """
+
+    upstream: str
+    outcome: str
+    seconds: float
+    sent: int
+    layers: int
+    had: int
+    layer_bytes: int
+    had_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """One request to an upstream host.
 
@@ -323,6 +341,7 @@ Event = (
     | UploadsQueued
     | BlobStarted
     | RequestFinished
+    | PullEnded
     | UpstreamRequest
     | UpstreamRetry
     | UpstreamQuota

@@ -7,9 +7,10 @@ What is declared lives in `metrics.declarations`, the cells in `metrics.families
 
 from __future__ import annotations
 
+import operator
 import platform
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -52,6 +53,7 @@ from metrics.events import (
     ignore,
 )
 from metrics.families import OTHER, Distribution, Families, Snapshot, Value
+from metrics.pulls.counting import PullCounting
 from metrics.regional import RegionalCounting
 
 _METHODS = frozenset({"GET", "HEAD"})
@@ -126,6 +128,7 @@ class Metrics:
                 BucketCollected: self._bucket_collected,
                 UploadsQueued: self._uploads_queued,
                 **RegionalCounting(self._families).observers,
+                **PullCounting(self._families).observers,
             },
         )
         self._families.value(declared.BUILD_INFO, version, platform.python_version()).number = 1
@@ -185,6 +188,23 @@ class Metrics:
         for (_, _, outcome), number in self._families.items(declared.LOOKUPS):
             totals[outcome] += int(number)
         return dict(totals)
+
+    def by(self, metric: Metric, *names: str) -> Mapping[tuple[str, ...], float]:
+        """Return the numbers of a counter or gauge, in all processes, added up by the labels of these names."""
+        places = [metric.labels.index(name) for name in names]
+        numbers: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for labels, number in self._families.items(metric):
+            numbers[tuple([labels[place] for place in places])] += number
+        return numbers
+
+    def buckets_by(self, metric: Metric, name: str) -> dict[str, list[int]]:
+        """Return how many fell in each bucket of a histogram, in all processes, added up by the label of this name."""
+        place = metric.labels.index(name)
+        buckets: dict[str, list[int]] = {}
+        for labels, counts in self._families.distributions(metric):
+            known = buckets.get(labels[place])
+            buckets[labels[place]] = counts if known is None else [*map(operator.add, known, counts)]
+        return buckets
 
     def quota(self, upstream: str) -> Quota | None:
         """Return what `upstream` last said of its quota, None when it never did."""

@@ -1,0 +1,73 @@
+"""What one process saw of pulls since it was last asked: a bounded list of steps.
+
+It is written for every answered request, so it does next to nothing there. What a step means is `tracking`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metrics.events import BlobStarted, Event, RequestFinished
+from metrics.pulls.model import Step
+
+MOST_STEPS = 8192
+
+
+def _nobody() -> None:
+    pass
+
+
+class Gathering:
+    """State: the steps that nobody has taken, how many did not fit among them, and who is told of the first.
+
+    A request for a manifest that says what the one before it said is left out: whoever asks thousands of times a
+    second pulls nothing.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._last: RequestFinished | None = None
+        self.dropped = 0
+        self.wake: Callable[[], object] = _nobody
+
+    def observe(self, event: Event) -> None:
+        """Keep `event` where it is a step."""
+        if type(event) is RequestFinished:
+            self._finished(event)
+        elif type(event) is BlobStarted:
+            self._keep(event)
+
+    def take(self) -> list[Step]:
+        """Return what has come since the last call, in the order in which it was told."""
+        steps, self._steps, self._last = self._steps, [], None
+        return steps
+
+    def _finished(self, event: RequestFinished) -> None:
+        if event.kind == "manifest":
+            last = self._last
+            if last is not None and _alike(event, last):
+                return
+            self._last = event
+        elif event.kind != "blob":
+            return
+        self._keep(event)
+
+    def _keep(self, step: Step) -> None:
+        if len(self._steps) >= MOST_STEPS:
+            self.dropped += 1
+            return
+        self._steps.append(step)
+        if len(self._steps) == 1:
+            self.wake()
+
+
+def _alike(one: RequestFinished, other: RequestFinished) -> bool:
+    return (
+        one.reference == other.reference
+        and one.client == other.client
+        and one.outcome == other.outcome
+        and one.digest == other.digest
+        and one.method == other.method
+        and one.repository == other.repository
+        and one.agent == other.agent
+    )
