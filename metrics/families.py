@@ -145,6 +145,12 @@ class HistogramFamily:
 
     def exposed(self, others: Sequence[Snapshot] = ()) -> Exposed:
         family = HistogramMetricFamily(self.metric.name, self.metric.help, labels=self.metric.labels)
+        for labels, (counts, total) in self.merged(others).items():
+            family.add_metric(labels, list(zip(self._names, accumulate(counts), strict=True)), total)
+        return family
+
+    def merged(self, others: Sequence[Snapshot]) -> dict[tuple[str, ...], tuple[list[int], float]]:
+        """Return (counts, total) with those of other processes added up."""
         merged: dict[tuple[str, ...], tuple[list[int], float]] = {}
         for items in (self.items(), *(snapshot.distributions.get(self.metric.name, ()) for snapshot in others)):
             for labels, counts, total in items:
@@ -153,9 +159,7 @@ class HistogramFamily:
                     merged[labels] = [*map(operator.add, known, counts)], known_total + total
                 else:
                     merged[labels] = counts, total
-        for labels, (counts, total) in merged.items():
-            family.add_metric(labels, list(zip(self._names, accumulate(counts), strict=True)), total)
-        return family
+        return merged
 
 
 class Families:
@@ -179,6 +183,11 @@ class Families:
     def items(self, metric: Metric) -> list[tuple[tuple[str, ...], float]]:
         """Return (labels, number) of every cell of a counter or gauge."""
         return list(self._values[metric.name].merged(self.others()).items())
+
+    def distributions(self, metric: Metric) -> list[tuple[tuple[str, ...], list[int]]]:
+        """Return (labels, counts by bucket) of every cell of a histogram."""
+        merged = self._histograms[metric.name].merged(self.others())
+        return [(labels, counts) for labels, (counts, _) in merged.items()]
 
     def snapshot(self) -> Snapshot:
         """Return all that was counted here, for another process to expose."""
