@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,7 +22,7 @@ import structlog
 from structlog.dev import ConsoleRenderer
 from structlog.typing import FilteringBoundLogger
 
-from metrics.events import RequestFinished
+from metrics.events import RequestFinished, UpstreamRequest
 from metrics.redaction import redact
 from metrics.sink import LineSink
 
@@ -32,6 +34,9 @@ _RECORD_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 # Words of a request that are the same escaped, redacted or not: what the grammar of names allows, and addresses.
 _PLAIN = re.compile(r"[A-Za-z0-9._/:,-]*")
+# RFC 9110 §10.1.5 without comments: nothing in it is to be escaped, or looks like a secret.
+_PRODUCT = re.compile(r"[A-Za-z0-9._+-]{1,32}/[A-Za-z0-9._+-]{1,32}")
+_MAX_AGENT = 64
 _Queued = bytes | tuple[float, RequestFinished]
 
 
@@ -39,7 +44,8 @@ class Logs:
     """The log of this process while it is entered; it takes over the root logger and gives it back.
 
     `descriptor` is where lines go, standard error unless told. `dropped` counts lines lost to a slow reader.
-    `worker` numbers the lines of a process that is one of several.
+    `worker` numbers the lines of a process that is one of several. Console lines have colours on a terminal, unless
+    the environment has NO_COLOR.
     """
 
     def __init__(
@@ -47,7 +53,8 @@ class Logs:
     ) -> None:
         self._worker = worker
         self._threshold = _NUMBERS[level]
-        self._console = ConsoleRenderer(colors=False, sort_keys=False) if style == "console" else None
+        self._coloured = style == "console" and _shows_colours(descriptor)
+        self._console = ConsoleRenderer(colors=self._coloured, sort_keys=False) if style == "console" else None
         self._sink: LineSink[_Queued] = LineSink(descriptor, self._line, self._dropped_line)
         self._handler = _Handler(self)
         self._replaced: tuple[list[logging.Handler], int] = ([], logging.WARNING)
@@ -70,6 +77,18 @@ class Logs:
         """Write the line of one client request: a warning when the answer was a 5xx, else info."""
         if self._threshold <= (logging.WARNING if event.status >= 500 else logging.INFO):
             self._sink.put((time.time(), event))
+
+    def log_upstream(self, event: UpstreamRequest) -> None:
+        """Write the line of one question to an upstream, which is of interest while something is looked for."""
+        if self._threshold <= logging.DEBUG:
+            self.logger.debug(
+                "upstream request",
+                upstream=event.upstream,
+                method=event.method,
+                kind=event.kind,
+                status=event.status,
+                seconds=round(event.seconds, 6),
+            )
 
     def __enter__(self) -> Self:
         self._sink.start()
@@ -104,8 +123,11 @@ class Logs:
             return item
         moment, event = item
         level = "warning" if event.status >= 500 else "info"
-        words = f"{event.method},{event.kind},{event.upstream}/{event.repository},{event.reference},{event.client}"
-        if _PLAIN.fullmatch(words) is None:
+        words = (
+            f"{event.method},{event.kind},{event.upstream}/{event.repository},{event.reference},{event.digest},"
+            f"{event.client}"
+        )
+        if self._coloured or _PLAIN.fullmatch(words) is None:
             return self._render(moment, level, _request_context(event))
         return (_plain_json if self._console is None else _plain_console)(_stamp(moment), level, event, self._worker)
 
@@ -127,44 +149,82 @@ def _stamp(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
+def _shows_colours(descriptor: int) -> bool:
+    """Tell whether a terminal reads `descriptor` that wants colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and os.isatty(descriptor)
+
+
+def _products(agent: str) -> str:
+    """Return the `name/version` words that a User-Agent begins with, at most `_MAX_AGENT` characters of them."""
+    return _known_products(agent[: _MAX_AGENT + 1]) if agent else ""
+
+
+@lru_cache(maxsize=256)
+def _known_products(agent: str) -> str:
+    shown = ""
+    for word in agent.split(" "):
+        longer = f"{shown} {word}".lstrip()
+        if len(longer) > _MAX_AGENT or _PRODUCT.fullmatch(word) is None:
+            break
+        shown = longer
+    return shown
+
+
 def _plain_json(stamp: str, level: str, event: RequestFinished, worker: int | None) -> bytes:
     """What rendering `_request_context` gives, for words that need neither escapes nor redaction, in a tenth of it."""
     image = f"{event.upstream}/{event.repository}" if event.repository else ""
+    digest = f',"digest":"{event.digest}"' if event.digest and event.digest != event.reference else ""
+    waited = f',"upstream_seconds":{round(event.upstream_wait, 6)}' if event.upstream_wait > 0 else ""
+    agent = f',"agent":"{products}"' if (products := _products(event.agent)) else ""
     last = "" if worker is None else f',"worker":{worker}'
     return (
         f'{{"timestamp":"{stamp}","level":"{level}","event":"request","request_id":"{event.request_id}",'
-        f'"method":"{event.method}","kind":"{event.kind}","image":"{image}","reference":"{event.reference}",'
+        f'"method":"{event.method}","kind":"{event.kind}","image":"{image}","reference":"{event.reference}"{digest},'
         f'"outcome":"{event.outcome}","status":{event.status},"bytes":{event.sent},'
-        f'"seconds":{round(event.duration, 6)},"first_byte":{round(event.first_byte, 6)},'
-        f'"client":"{event.client}"{last}}}\n'
+        f'"seconds":{round(event.duration, 6)},"first_byte":{round(event.first_byte, 6)}{waited},'
+        f'"client":"{event.client}"{agent}{last}}}\n'
     ).encode()
 
 
 def _plain_console(stamp: str, level: str, event: RequestFinished, worker: int | None) -> bytes:
-    last = "" if worker is None else f" worker={worker}"
     image = f"{event.upstream}/{event.repository}" if event.repository else ""
+    digest = f" digest={event.digest}" if event.digest and event.digest != event.reference else ""
+    waited = f" upstream_seconds={round(event.upstream_wait, 6)}" if event.upstream_wait > 0 else ""
+    products = _products(event.agent)
+    agent = f" agent={products!r}" if " " in products else f" agent={products}" if products else ""
+    last = "" if worker is None else f" worker={worker}"
     return (
         f"{stamp} [{level:<9}] {'request':<30} request_id={event.request_id} method={event.method} kind={event.kind} "
-        f"image={image} reference={event.reference} outcome={event.outcome} status={event.status} bytes={event.sent} "
-        f"seconds={round(event.duration, 6)} first_byte={round(event.first_byte, 6)} client={event.client}{last}\n"
+        f"image={image} reference={event.reference}{digest} outcome={event.outcome} status={event.status} "
+        f"bytes={event.sent} seconds={round(event.duration, 6)} first_byte={round(event.first_byte, 6)}{waited} "
+        f"client={event.client}{agent}{last}\n"
     ).encode()
 
 
 def _request_context(event: RequestFinished) -> dict[str, object]:
-    return {
+    context: dict[str, object] = {
         "event": "request",
         "request_id": event.request_id,
         "method": event.method,
         "kind": event.kind,
         "image": f"{event.upstream}/{event.repository}" if event.repository else "",
         "reference": event.reference,
+    }
+    if event.digest and event.digest != event.reference:
+        context["digest"] = event.digest
+    context |= {
         "outcome": event.outcome,
         "status": event.status,
         "bytes": event.sent,
         "seconds": round(event.duration, 6),
         "first_byte": round(event.first_byte, 6),
-        "client": event.client,
     }
+    if event.upstream_wait > 0:
+        context["upstream_seconds"] = round(event.upstream_wait, 6)
+    context["client"] = event.client
+    if products := _products(event.agent):
+        context["agent"] = products
+    return context
 
 
 class _SinkLogger:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import pty
 import re
 import threading
 import time
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
-from metrics.events import RequestFinished
+from metrics.emit import emitting
+from metrics.events import RequestFinished, UpstreamRequest
 from metrics.logs import Format, Level, Logs
+from metrics.prometheus import Metrics
 from metrics.sink import LineSink
 
 SECRET = "hunter2-S3cr3tValue"
@@ -213,9 +216,103 @@ def test_a_hidden_request_costs_next_to_nothing() -> None:
     assert (time.thread_time() - start) / rounds < 2e-6
 
 
+DOCKER = (
+    "docker/24.0.5 go/go1.20.6 git-commit/a61e2b4 kernel/5.15.0-84-generic os/linux arch/amd64 "
+    r"UpstreamClient(Docker-Client/24.0.5 \(linux\))"
+)
+
+
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_the_short_way_writes_what_the_long_way_writes(style: Format, monkeypatch: pytest.MonkeyPatch) -> None:
-    logs, event = Logs(style=style), (1_700_000_000.25, request(206, repository="library/alpine", reference="3.20"))
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reference": "3.20", "digest": DIGEST, "agent": "containerd/1.7.2", "upstream_wait": 0.12345678},
+        {"reference": "3.20", "agent": DOCKER},
+        {"repository": "", "upstream": "", "reference": "", "agent": "a b"},
+        {"digest": DIGEST},
+    ],
+)
+def test_the_short_way_writes_what_the_long_way_writes(
+    style: Format, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs, event = Logs(style=style), (1_700_000_000.25, request(206, **changed))
     short = logs._line(event)
     monkeypatch.setattr("metrics.logs._PLAIN", re.compile(r"never"))
     assert logs._line(event) == short
+
+
+def test_the_digest_of_a_tag_and_the_wait_for_an_upstream_are_told_where_there_are_any(written: Written) -> None:
+    with logging_to_pipe(written) as logs:
+        logs.log_request(request(reference="3.20", digest=DIGEST, upstream_wait=0.25))
+        logs.log_request(request(reference=DIGEST, digest=DIGEST))
+    tagged, plain = written.lines
+    assert (tagged["reference"], tagged["digest"], tagged["upstream_seconds"]) == ("3.20", DIGEST, 0.25)
+    assert plain["reference"] == DIGEST
+    assert not {"digest", "upstream_seconds"} & set(plain)
+
+
+@pytest.mark.parametrize(
+    ("agent", "shown"),
+    [
+        ("containerd/1.7.2", "containerd/1.7.2"),
+        ("containers/5.29.0 (github.com/containers/image)", "containers/5.29.0"),
+        (DOCKER, "docker/24.0.5 go/go1.20.6 git-commit/a61e2b4"),
+        (f"Bearer {SECRET}", None),
+        (f"x/1\x1b[2J token={SECRET}", None),
+        ('x/1 y/2" z/3', "x/1"),
+        ("x/" + "1" * 100, None),
+        ("a/1 " * 1000, " ".join(["a/1"] * 16)),
+    ],
+)
+def test_of_a_user_agent_only_products_are_told(written: Written, agent: str, shown: str | None) -> None:
+    with logging_to_pipe(written) as logs:
+        logs.log_request(request(agent=agent))
+    (line,) = written.lines
+    assert line.get("agent") == shown
+
+
+def test_questions_to_upstreams_are_lines_at_the_debug_level_alone(written: Written) -> None:
+    with logging_to_pipe(written) as logs:
+        emit = emitting(Metrics(version="0"), logs)
+        asked = UpstreamRequest("docker.io", "manifest", "GET", "404", 0.25)
+        emit(asked)
+        logs.set_level("debug")
+        emit(asked)
+    (line,) = written.lines
+    line.pop("timestamp")
+    assert line == {
+        "level": "debug",
+        "event": "upstream request",
+        "upstream": "docker.io",
+        "method": "GET",
+        "kind": "manifest",
+        "status": "404",
+        "seconds": 0.25,
+    }
+
+
+def on_a_terminal(style: Format) -> bytes:
+    """Return what a terminal is sent by one request."""
+    ours, theirs = pty.openpty()
+    try:
+        with Logs(style=style, descriptor=theirs) as logs:
+            logs.log_request(request(reference="3.20"))
+        return os.read(ours, 4096)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch, written: Written) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert b"\x1b[" in on_a_terminal("console")
+    assert b"\x1b[" not in on_a_terminal("json")
+    with logging_to_pipe(written, style="console") as logs:
+        logs.log_request(request())
+    assert "\x1b[" not in written.text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert b"\x1b[" not in on_a_terminal("console")
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert b"\x1b[" not in on_a_terminal("console")
