@@ -47,6 +47,8 @@ class Face:
 
     Headers leave within `HEADERS_SECONDS`, access and everything else included (P26).
 
+    Errors carry `X-Request-Id`, the id of their line in the log: always our own, as each is to be given once.
+
     In events, 499 is a client that went away; a body closed short has the status that it would have got.
     """
 
@@ -102,9 +104,16 @@ class Face:
 
     def _refuse(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         problem = TooManyRequests("too many requests of this client are in progress: ask again", retry_after=1)
-        exchange.outcome = "error"
+        response = self._error(problem, request, exchange)
         self._finished(request, exchange, problem.status)
-        return respond.error(problem, with_body=request.method != "HEAD")
+        return response
+
+    def _error(self, problem: RegistryError, request: web.BaseRequest, exchange: Exchange) -> web.Response:
+        exchange.outcome = "error"
+        exchange.request_id = exchange.request_id or self._ids.next()
+        response = respond.error(problem, with_body=request.method != "HEAD")
+        response.headers["X-Request-Id"] = exchange.request_id
+        return response
 
     def _again(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse | None:
         if self._cache is None or not self._access.everybody:
@@ -125,18 +134,18 @@ class Face:
         try:
             return await self._in_time(request, exchange)
         except RegistryError as error:
-            exchange.outcome = "error"
-            return respond.error(error, with_body=request.method != "HEAD")
+            return self._error(error, request, exchange)
         except (ConnectionError, web.HTTPException):
             raise
         except Exception:
-            log.exception("request failed", extra={"target": request.raw_path.partition("?")[0]})
-            exchange.outcome = "error"
+            exchange.outcome, exchange.request_id = "error", exchange.request_id or self._ids.next()
+            target = request.raw_path.partition("?")[0]
+            log.exception("request failed", extra={"target": target, "request_id": exchange.request_id})
             if request.writer.output_size > 0:
                 if request.transport is not None:
                     request.transport.abort()
                 raise ConnectionResetError("failed after the headers had left") from None
-            return respond.error(RegistryError("internal error; the log has it"), with_body=request.method != "HEAD")
+            return self._error(RegistryError("internal error; the log has it"), request, exchange)
 
     async def _in_time(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         try:

@@ -134,6 +134,7 @@ async def test_one_client_too_many_is_told_to_come_again(tmp_path: Path) -> None
             status, headers, body = await lab.get(f"{lab.url}/v2/", greedy)
             assert (status, headers["Retry-After"]) == (429, "1")
             assert b"TOOMANYREQUESTS" in body
+            assert headers["X-Request-Id"] == lab.of(RequestFinished)[-1].request_id
             assert (await lab.get(f"{lab.url}/v2/", greedy, method="HEAD"))[2] == b""
             for others in ({"X-Forwarded-For": "192.0.2.2"}, {}):
                 assert (await lab.get(f"{lab.url}/v2/", others))[0] == 200
