@@ -1,6 +1,6 @@
-"""The admin listener and its application: /metrics, /healthz, /readyz, /api/status and /api/sync.
+"""The admin listener and its application: /metrics, /healthz, /readyz, the page at /dashboard, and what /api shows.
 
-Everything here is read-only. /metrics and the probes are for whoever reaches the listener; /api tells
+Everything here is read-only. /metrics, the probes and the page are for whoever reaches the listener; /api tells
 names of repositories and is given to this machine alone, or to who has the admin token.
 """
 
@@ -20,8 +20,9 @@ from yarl import URL
 from entrepot.admintoken import AdminToken
 from entrepot.answering import bound
 from entrepot.answers import answer, errors_as_json, refusal
-from entrepot.api import sync
+from entrepot.api import live, sync
 from entrepot.config import Address, Config
+from entrepot.dashboard import add_dashboard
 from entrepot.status import readiness, status, store_stats
 from entrepot.view import VIEW, MirrorView
 from proxy.server import Protocol, listen
@@ -81,6 +82,8 @@ def admin_app(view: MirrorView) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/api/status", _status)
     sync.add_shown(app.router)
+    live.add_routes(app)
+    add_dashboard(app.router)
     return app
 
 

@@ -68,6 +68,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         _log.exception("a request to the mirror itself failed", extra={"target": request.path})
         response = refusal(500, "UNKNOWN", "the mirror failed to answer; its log has the reason")
     if not response.prepared:
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
     return response

@@ -23,6 +23,7 @@ from entrepot.loops import keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, rebuildable
 from entrepot.reload import Load, reloaded
 from entrepot.warm import warming
+from entrepot.watching import watching
 from entrepot.wording import words_of
 from entrepot.workers.crew import working
 from metrics.declarations import LOG_LINES_DROPPED
@@ -66,7 +67,8 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
         running = rebuilding.mirror
         await stack.enter_async_context(watch_lag(metrics.observe_lag))
         await stack.enter_async_context(open_control(running))
-        await stack.enter_async_context(administering(running))
+        running.history = await stack.enter_async_context(watching(running))
+        shown_at = addresses_of(await stack.enter_async_context(administering(running)), tls=False)
         sockets = stack.enter_context(bound(config.listen))
         running.listen_addresses = addresses_of(sockets, tls=config.tls is not None)
         answers: Answering | None = None
@@ -89,7 +91,8 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
             await stack.enter_async_context(syncing(running, emit))
         warm = await stack.enter_async_context(AsyncExitStack())
         await warm.enter_async_context(warming(running))
-        log.info("serving", extra={"listen": running.listen_addresses, "data": str(config.data)})
+        told = {"listen": running.listen_addresses, "dashboard": f"{shown_at[0]}/dashboard/", "data": str(config.data)}
+        log.info("serving", extra=told)
 
         async def reload() -> None:
             new = await reloaded(running.config, load)

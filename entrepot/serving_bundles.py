@@ -27,6 +27,7 @@ from entrepot.admin import guarded, showing
 from entrepot.answering import addresses_of, bound, taking
 from entrepot.answers import answer
 from entrepot.config import Config
+from entrepot.dashboard import add_no_dashboard
 from entrepot.descriptors import raise_limit
 from entrepot.loops import keep_start
 from entrepot.status import Readiness
@@ -230,6 +231,7 @@ def admin_app(serving: Serving) -> web.Application:
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", exposed)
     app.router.add_get("/api/status", status)
+    add_no_dashboard(app.router)
     return app
 
 

@@ -90,7 +90,7 @@ def readiness(view: MirrorView) -> Readiness:
         return Readiness("damaged", (view.store.catalog.damaged,))
     reasons = [] if view.store.recovering is None else [_recovery(view.store.recovering)]
     if not view.config.offline:
-        reasons += [complaint for upstream in _upstreams(view) for complaint in _complaints(upstream)]
+        reasons += [complaint for upstream in upstreams_of(view) for complaint in _complaints(upstream)]
     reasons += _of_fleet(view.part.view())
     if view.part.bucket_problem is not None:
         reasons.append(f"the bucket is out of reach, and uploads wait: {view.part.bucket_problem}")
@@ -104,7 +104,7 @@ async def status(view: MirrorView) -> Status:
     """Return everything that an operator asks first."""
     if view.crew is not None:
         await view.crew.refresh()
-    stats, space = await store_stats(view), await _space(view)
+    stats, space = await store_stats(view), await space_of(view)
     ready = readiness(view)
     return Status(
         version=__version__,
@@ -116,15 +116,15 @@ async def status(view: MirrorView) -> Status:
         started_at=datetime.fromtimestamp(view.started_at, UTC).isoformat(timespec="seconds"),
         uptime=round(time.monotonic() - view.started_monotonic, 3),
         listen=tuple(view.listen_addresses),
-        upstreams=_upstreams(view),
+        upstreams=upstreams_of(view),
         store=stats,
         space=space,
-        fills=_fills(view),
+        fills=running_fills(view),
         totals=view.metrics.totals(),
         warm=await _warm(view),
         workers=tuple(view.crew.views()) if view.crew is not None else (),
         fleet=view.part.view(),
-        bucket=await _bucket(view),
+        bucket=await bucket_of(view),
         regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
         bases=await _bases(view),
         imports=await asyncio.to_thread(waiting_imports, view.config.data / "bundles" / "imports"),
@@ -157,12 +157,13 @@ async def store_stats(view: MirrorView) -> StoreStats | None:
     return stats
 
 
-def _upstreams(view: MirrorView) -> tuple[UpstreamView, ...]:
+def upstreams_of(view: MirrorView) -> tuple[UpstreamView, ...]:
+    """Return the upstreams as all processes together see them."""
     ours = host_views(view.upstream_status())
     return ours if view.crew is None else merged(ours, [report.upstreams for report in view.crew.reports()])
 
 
-def _fills(view: MirrorView) -> tuple[FillView, ...]:
+def running_fills(view: MirrorView) -> tuple[FillView, ...]:
     """Return each running download once, as who leads it sees it; readers are everybody's."""
     told = [*fill_views(view.cache.running())]
     if view.crew is not None:
@@ -203,7 +204,7 @@ def _host(host: Mapping[str, Any]) -> HostView:
     )
 
 
-async def _space(view: MirrorView) -> SpaceReport | None:
+async def space_of(view: MirrorView) -> SpaceReport | None:
     """Return how much of the quota is used, None when the store does not answer."""
     try:
         async with asyncio.timeout(STATS_SECONDS):
@@ -213,7 +214,7 @@ async def _space(view: MirrorView) -> SpaceReport | None:
         return None
 
 
-async def _bucket(view: MirrorView) -> BucketView | None:
+async def bucket_of(view: MirrorView) -> BucketView | None:
     """Return how the bucket does, None where there is none or the catalog does not answer."""
     url = view.config.store
     if url is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aiohttp import web
@@ -117,6 +118,17 @@ class HistoryShown(Protocol):
 
     def view(self, seconds: float) -> HistoryView:
         """Return the points of the last so many seconds, some hundreds of them at most."""
+        ...
+
+    def stream(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Give `entrepot.live.Live` documents as JSON lines, while they are new; a late taker gets the newest only.
+
+        They end when the listener does. Raises Refused where too many take them.
+        """
+        ...
+
+    async def hang_up(self) -> None:
+        """End what is streamed, and wait a moment for those who take it."""
         ...
 
 

@@ -1,0 +1,69 @@
+"""GET /api/live and /api/history: what the page at /dashboard shows, from `entrepot.watching`.
+
+/api/live goes on, a document a line, until the asker is gone; one that does not read is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from entrepot.answers import Refused, answer
+from entrepot.view import VIEW, HistoryShown
+
+STALL_SECONDS = 15.0
+_WINDOWS = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
+_log = logging.getLogger(__name__)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the routes to an admin application; what streams ends when it does."""
+    app.router.add_get("/api/live", _live, allow_head=False)
+    app.router.add_get("/api/history", _history)
+    app.on_shutdown.append(_hang_up)
+
+
+async def _history(request: web.Request) -> web.Response:
+    window = request.query.get("window", "1h")
+    if window not in _WINDOWS:
+        raise Refused(400, f"window is one of {', '.join(_WINDOWS)}")
+    return answer(_watched(request).view(_WINDOWS[window]))
+
+
+async def _live(request: web.Request) -> web.StreamResponse:
+    async with _watched(request).stream() as documents:
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "application/x-ndjson",
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
+        try:
+            await response.prepare(request)
+            async for document in documents:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await response.write(document)
+            await response.write_eof()
+        except TimeoutError:
+            _log.info("a client of /api/live does not read and is cut off")
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass
+        return response
+
+
+async def _hang_up(app: web.Application) -> None:
+    history = app[VIEW].history
+    if history is not None:
+        await history.hang_up()
+
+
+def _watched(request: web.Request) -> HistoryShown:
+    history = request.app[VIEW].history
+    if history is None:
+        raise Refused(404, "nothing is remembered in this process: ask the mirror that serves")
+    return history
