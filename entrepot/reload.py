@@ -50,3 +50,8 @@ def kept(old: Config, new: Config) -> Config:
         log.warning("some keys change only with a restart", extra={"keys": changed})
     log_as_before = msgspec.structs.replace(new.log, format=old.log.format)
     return msgspec.structs.replace(new, log=log_as_before, **{key: getattr(old, key) for key in FIXED})
+
+
+def changes_level_alone(old: Config, new: Config) -> bool:
+    """Tell whether nothing but the level of the log changes: then nothing else is read, opened or replaced."""
+    return old != new and old == msgspec.structs.replace(new, log=old.log)

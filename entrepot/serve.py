@@ -21,7 +21,7 @@ from entrepot.config import Config
 from entrepot.control import open_control
 from entrepot.loops import keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, rebuildable
-from entrepot.reload import Load, reloaded
+from entrepot.reload import Load, changes_level_alone, reloaded
 from entrepot.warm import warming
 from entrepot.watching import watching
 from entrepot.wording import words_of
@@ -97,6 +97,13 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
         async def reload() -> None:
             new = await reloaded(running.config, load)
             if new is None:
+                return
+            if changes_level_alone(running.config, new):
+                running.config = new
+                logs.set_level(new.log.level)
+                if answers is None:
+                    crew.set_level(new)
+                log.info("the level of the log changed, and nothing else", extra={"now": new.log.level})
                 return
             try:
                 await rebuilding.turn_to(

@@ -15,7 +15,7 @@ import msgspec
 
 from entrepot.config import Config
 from entrepot.views import WorkerView
-from entrepot.workers.wire import Ask, Channel, Drain, Ready, Report, Start, decode_from_worker, send_start
+from entrepot.workers.wire import Ask, Channel, Drain, Ready, Report, SetLevel, Start, decode_from_worker, send_start
 from metrics.families import Snapshot
 from metrics.prometheus import Metrics
 
@@ -152,6 +152,12 @@ class Crew:
             self._config = before
             raise
 
+    def set_level(self, config: Config) -> None:
+        """Let all log as `config` says, which is the one they have but for that; those too that still drain."""
+        self._config = config
+        for worker in self._all:
+            worker.channel.send(SetLevel(config.log.level))
+
     async def __aenter__(self) -> Crew:
         await self._group.__aenter__()
         try:
@@ -202,6 +208,7 @@ class Crew:
                 raise
         worker = Worker(number, process, await Channel.open(ours))
         self._all.add(worker)
+        worker.channel.send(SetLevel(self._config.log.level))  # it may have changed since the start was sent
         self._group.create_task(self._tend(worker), name=f"worker {number}")
         if self._ended.is_set():
             worker.drain()

@@ -17,6 +17,7 @@ import msgspec
 from entrepot.config import Config
 from entrepot.views import FillView, UpstreamView
 from metrics.families import Snapshot
+from metrics.logs import Level
 
 _LENGTH = struct.Struct("!I")
 MAX_MESSAGE = 16 << 20
@@ -46,12 +47,18 @@ class Ask(msgspec.Struct, frozen=True, tag=True):
     """Report now."""
 
 
+class SetLevel(msgspec.Struct, frozen=True, tag=True):
+    """Log what is of this level or above from now on."""
+
+    level: Level
+
+
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Take no more connections, finish what runs, and end."""
 
 
 FromWorker = Ready | Report
-ToWorker = Ask | Drain
+ToWorker = Ask | SetLevel | Drain
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 

@@ -17,7 +17,7 @@ from entrepot.config import Config
 from entrepot.loops import keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, mirror
 from entrepot.status import fill_views, host_views
-from entrepot.workers.wire import Ask, Channel, Ready, Report, decode_to_worker, receive_start
+from entrepot.workers.wire import Ask, Channel, Ready, Report, SetLevel, decode_to_worker, receive_start
 from metrics.declarations import LOG_LINES_DROPPED
 from metrics.emit import emitting
 from metrics.logs import Logs
@@ -64,7 +64,7 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
             running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, role="worker"))
             background = await stack.enter_async_context(Background())
             background.create_task(_report(channel, running), name="reports")
-            background.create_task(_obey(channel, running, stop), name="orders")
+            background.create_task(_obey(channel, running, logs, stop), name="orders")
             await stack.enter_async_context(watch_lag(metrics.observe_lag))
             await stack.enter_async_context(answering(running, listening, emit))
             keep_start()
@@ -86,10 +86,13 @@ async def _report(channel: Channel, running: Mirror) -> None:
             channel.send(_told(running))
 
 
-async def _obey(channel: Channel, running: Mirror, stop: asyncio.Event) -> None:
+async def _obey(channel: Channel, running: Mirror, logs: Logs, stop: asyncio.Event) -> None:
     while (message := await channel.receive()) is not None:
-        if isinstance(decode_to_worker(message), Ask):
+        order = decode_to_worker(message)
+        if isinstance(order, Ask):
             channel.send(_told(running))
+        elif isinstance(order, SetLevel):
+            logs.set_level(order.level)
         else:
             stop.set()
     # The data folder and the sockets are for the next supervisor to have soon: what is on disk survives any end.
