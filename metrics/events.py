@@ -83,6 +83,13 @@ class PullEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class StaleServed:
+    """A client was given what an upstream confirmed `age` seconds ago, as it could not be asked again."""
+
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """One request to an upstream host.
 
@@ -176,6 +183,8 @@ class FillResumed:
 class FillFinished:
     """outcome: committed | corrupt | failed | abandoned.
 
+    reason: why it was not committed: timeout | network | status | denied | missing | short | corrupt | store |
+    abandoned | other.
     received: bytes that came from sources in this attempt, recovered ones not counted; from_near: those of them that
     came from other nodes of the fleet (neighbour), its bucket (bucket) and other regions (region).
     """
@@ -185,6 +194,7 @@ class FillFinished:
     received: int
     seconds: float
     from_near: Mapping[str, int] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +352,7 @@ Event = (
     | BlobStarted
     | RequestFinished
     | PullEnded
+    | StaleServed
     | UpstreamRequest
     | UpstreamRetry
     | UpstreamQuota

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -23,7 +23,6 @@ from prometheus_client.utils import floatToGoString
 
 from metrics.metric import Metric
 
-MAX_LABEL_VALUES = 64
 OTHER = "other"
 
 
@@ -59,25 +58,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     distributions: dict[str, list[tuple[tuple[str, ...], list[int], float]]]
 
 
-class _Labels:
-    """Label sets as given, made finite: past MAX_LABEL_VALUES distinct values of a label, a new one is `other`."""
-
-    __slots__ = ("_seen",)
-
-    def __init__(self, metric: Metric) -> None:
-        self._seen: tuple[set[str], ...] = tuple(set() for _ in metric.labels)
-
-    def bounded(self, labels: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple([self._bound(seen, label) for seen, label in zip(self._seen, labels, strict=True)])
-
-    @staticmethod
-    def _bound(seen: set[str], label: str) -> str:
-        if label in seen:
-            return label
-        if len(seen) >= MAX_LABEL_VALUES:
-            return OTHER
-        seen.add(label)
-        return label
+def _room(labels: tuple[str, ...], known: Container[tuple[str, ...]], count: int, metric: Metric) -> tuple[str, ...]:
+    """Return under which labels to count: beyond the metric's bound, what is new counts as `other`."""
+    if labels in known or count < metric.bound:
+        return labels
+    return (OTHER,) * len(labels)
 
 
 class ValueFamily:
@@ -85,16 +70,16 @@ class ValueFamily:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self._labels = _Labels(metric)
         self._cells: dict[tuple[str, ...], Value] = {}
-        if not metric.labels:
+        if metric.from_start:
             self.cell()
 
     def cell(self, *labels: str) -> Value:
         """Return the cell of `labels`, in the order declared. Keep it: finding it again costs more than writing it."""
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells.setdefault(self._labels.bounded(labels), Value())
+            bounded = _room(labels, self._cells, len(self._cells), self.metric)
+            cell = self._cells.setdefault(bounded, Value())
         return cell
 
     def items(self) -> list[tuple[tuple[str, ...], float]]:
@@ -117,7 +102,8 @@ class ValueFamily:
         combine = operator.add if self.metric.type == "counter" else _TOGETHER[self.metric.together]
         for snapshot in others:
             for labels, number in snapshot.values.get(self.metric.name, ()):
-                merged[labels] = combine(merged[labels], number) if labels in merged else number
+                shown = _room(labels, merged, len(merged), self.metric)
+                merged[shown] = combine(merged[shown], number) if shown in merged else number
         return merged
 
 
@@ -126,17 +112,17 @@ class HistogramFamily:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self._labels = _Labels(metric)
         self._cells: dict[tuple[str, ...], Distribution] = {}
         self._names = (*map(floatToGoString, metric.buckets), "+Inf")
-        if not metric.labels:
+        if metric.from_start:
             self.cell()
 
     def cell(self, *labels: str) -> Distribution:
         """Return the cell of `labels`, in the order declared. Keep it: finding it again costs more than writing it."""
         cell = self._cells.get(labels)
         if cell is None:
-            cell = self._cells.setdefault(self._labels.bounded(labels), Distribution(self.metric.buckets))
+            bounded = _room(labels, self._cells, len(self._cells), self.metric)
+            cell = self._cells.setdefault(bounded, Distribution(self.metric.buckets))
         return cell
 
     def items(self) -> list[tuple[tuple[str, ...], list[int], float]]:
@@ -154,11 +140,12 @@ class HistogramFamily:
         merged: dict[tuple[str, ...], tuple[list[int], float]] = {}
         for items in (self.items(), *(snapshot.distributions.get(self.metric.name, ()) for snapshot in others)):
             for labels, counts, total in items:
-                if labels in merged:
-                    known, known_total = merged[labels]
-                    merged[labels] = [*map(operator.add, known, counts)], known_total + total
+                shown = _room(labels, merged, len(merged), self.metric)
+                if shown in merged:
+                    known, known_total = merged[shown]
+                    merged[shown] = [*map(operator.add, known, counts)], known_total + total
                 else:
-                    merged[labels] = counts, total
+                    merged[shown] = counts, total
         return merged
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import platform
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,28 +23,16 @@ from metrics import declarations as declared
 from metrics.declarations import METRICS, Metric
 from metrics.events import (
     BlobStarted,
-    BucketCollected,
-    BucketHealth,
-    BucketRequest,
-    BucketTransferred,
     ClosureEvicted,
     Event,
-    FeedFailed,
-    FeedStanding,
     FillFinished,
     FillJoined,
     FillResumed,
     FillStarted,
-    NeighbourAnswered,
-    NeighbourRequest,
-    RecordsMerged,
-    RedisCall,
-    RedisHealth,
-    RedisRefused,
     RequestFinished,
     SpaceMeasured,
+    StaleServed,
     TagRevalidated,
-    UploadsQueued,
     UpstreamHealth,
     UpstreamQuota,
     UpstreamRequest,
@@ -55,11 +44,14 @@ from metrics.events import (
 from metrics.families import OTHER, Distribution, Families, Snapshot, Value
 from metrics.pulls.counting import PullCounting
 from metrics.regional import RegionalCounting
+from metrics.sharing import SharingCounting
 
 _METHODS = frozenset({"GET", "HEAD"})
 _MAX_KEPT = 4096
 _OUTCOMES = ("hit", "joined", "miss", "neighbour", "bucket", "stale", "relayed", "redirected", "error")
 _NO_LOOKUP = "none"
+_ERROR = "error"
+_TIMED = frozenset({"manifest", "blob"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +63,21 @@ class Quota:
     window: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _RequestCells:
+    """Where one kind of request is counted; `sent` is there once something was sent."""
+
     requests: Value
     lookups: Value | None
-    sent: Value
-    first_byte: Distribution
-    duration: Distribution
+    sent: Value | None
+    first_byte: Distribution | None
+    duration: Distribution | None
 
 
 @dataclass(frozen=True, slots=True)
 class _UpstreamCells:
     requests: Value
-    duration: Distribution
+    duration: Distribution | None
 
 
 class Metrics:
@@ -101,12 +95,11 @@ class Metrics:
             {
                 BlobStarted: ignore,
                 RequestFinished: self._request_finished,
+                StaleServed: self._stale_served,
                 UpstreamRequest: self._upstream_request,
                 UpstreamRetry: self._upstream_retry,
                 UpstreamQuota: self._upstream_quota,
                 UpstreamHealth: self._upstream_health,
-                NeighbourRequest: self._neighbour_request,
-                NeighbourAnswered: self._neighbour_answered,
                 FillStarted: self._fill_started,
                 FillJoined: self._fill_joined,
                 FillResumed: self._fill_resumed,
@@ -116,17 +109,7 @@ class Metrics:
                 ClosureEvicted: self._closure_evicted,
                 SpaceMeasured: self._space_measured,
                 WarmFinished: self._warm_finished,
-                RecordsMerged: self._records_merged,
-                FeedFailed: self._feed_failed,
-                FeedStanding: self._feed_standing,
-                RedisHealth: self._redis_health,
-                RedisCall: self._redis_call,
-                RedisRefused: self._redis_refused,
-                BucketRequest: self._bucket_request,
-                BucketTransferred: self._bucket_transferred,
-                BucketHealth: self._bucket_health,
-                BucketCollected: self._bucket_collected,
-                UploadsQueued: self._uploads_queued,
+                **SharingCounting(self._families).observers,
                 **RegionalCounting(self._families).observers,
                 **PullCounting(self._families).observers,
             },
@@ -175,6 +158,11 @@ class Metrics:
         """Note that a worker died and is started again."""
         self._families.value(declared.WORKER_RESTARTS, str(number)).number += 1
 
+    def worker_used(self, number: int, *, resident: int, cpu: float) -> None:
+        """Note what a worker's process has taken: bytes of memory, seconds of processor time."""
+        self._families.value(declared.WORKER_MEMORY, str(number)).number = resident
+        self._families.value(declared.WORKER_CPU, str(number)).number = cpu
+
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type: OpenMetrics where `accept` asks for it, else Prometheus text."""
         for value, reader in self._readers:
@@ -214,27 +202,47 @@ class Metrics:
         key = (event.kind, event.method, event.status, event.outcome, event.upstream)
         cells = self._requests.get(key) or self._request_cells(event, key)
         cells.requests.number += 1
-        if cells.lookups is not None:
-            cells.lookups.number += 1
-        cells.sent.number += event.sent
-        cells.first_byte.observe(event.first_byte)
-        cells.duration.observe(event.duration)
+        if cells.lookups is None:
+            return
+        cells.lookups.number += 1
+        if event.sent:
+            if cells.sent is None:
+                cells.sent = self._families.value(declared.SENT_BYTES, event.kind, event.upstream, event.outcome)
+            cells.sent.number += event.sent
+        if cells.duration is None:
+            return
+        seconds = event.duration
+        place = bisect_left(declared.REQUEST_SECONDS, seconds)
+        cells.duration.counts[place] += 1
+        cells.duration.total += seconds
+        if cells.first_byte is None:
+            return
+        if event.first_byte != seconds:
+            seconds = event.first_byte
+            place = bisect_left(declared.REQUEST_SECONDS, seconds)
+        cells.first_byte.counts[place] += 1
+        cells.first_byte.total += seconds
 
     def _request_cells(self, event: RequestFinished, key: tuple[str, str, int, str, str]) -> _RequestCells:
-        families, kind = self._families, event.kind
+        families, kind, outcome = self._families, event.kind, event.outcome
         method = event.method if event.method in _METHODS else OTHER
-        looked_up = event.outcome != _NO_LOOKUP
+        looked_up = outcome != _NO_LOOKUP
+        timed = looked_up and kind in _TIMED
+        first_byte = timed and outcome != _ERROR
         cells = _RequestCells(
             requests=families.value(declared.REQUESTS, kind, method, str(event.status)),
-            lookups=families.value(declared.LOOKUPS, kind, event.upstream, event.outcome) if looked_up else None,
-            sent=families.value(declared.SENT_BYTES, kind, event.upstream),
-            first_byte=families.distribution(declared.FIRST_BYTE_SECONDS, kind, event.outcome),
-            duration=families.distribution(declared.REQUEST_DURATION_SECONDS, kind),
+            lookups=families.value(declared.LOOKUPS, kind, event.upstream, outcome) if looked_up else None,
+            sent=None,
+            first_byte=families.distribution(declared.FIRST_BYTE_SECONDS, kind, outcome) if first_byte else None,
+            duration=families.distribution(declared.REQUEST_DURATION_SECONDS, outcome) if timed else None,
         )
         if len(self._requests) >= _MAX_KEPT:
             self._requests.clear()
         self._requests[key] = cells
         return cells
+
+    def _stale_served(self, event: StaleServed) -> None:
+        self._families.distribution(declared.STALE_AGE_SECONDS).observe(event.age)
 
     def _upstream_request(self, event: UpstreamRequest) -> None:
         key = (event.upstream, event.kind, event.method, event.status)
@@ -244,12 +252,13 @@ class Metrics:
                 self._upstream_requests.clear()
             cells = self._upstream_requests[key] = _UpstreamCells(
                 requests=self._families.value(declared.UPSTREAM_REQUESTS, *key),
-                duration=self._families.distribution(
-                    declared.UPSTREAM_DURATION_SECONDS, event.upstream, event.kind, event.status
-                ),
+                duration=self._families.distribution(declared.UPSTREAM_DURATION_SECONDS, event.upstream, event.kind)
+                if event.kind in _TIMED
+                else None,
             )
         cells.requests.number += 1
-        cells.duration.observe(event.seconds)
+        if cells.duration is not None:
+            cells.duration.observe(event.seconds)
 
     def _upstream_retry(self, event: UpstreamRetry) -> None:
         self._families.value(declared.UPSTREAM_RETRIES, event.upstream, event.reason).number += 1
@@ -264,14 +273,6 @@ class Metrics:
         self._families.value(declared.UPSTREAM_FAILING, event.upstream).number = float(event.failing)
         refused = float(event.credential_refused)
         self._families.value(declared.UPSTREAM_CREDENTIAL_REFUSED, event.upstream).number = refused
-
-    def _neighbour_request(self, event: NeighbourRequest) -> None:
-        self._families.value(declared.NEIGHBOUR_REQUESTS, event.kind, event.outcome).number += 1
-        self._families.distribution(declared.NEIGHBOUR_DURATION_SECONDS, event.kind).observe(event.seconds)
-
-    def _neighbour_answered(self, event: NeighbourAnswered) -> None:
-        self._families.value(declared.NEIGHBOUR_ANSWERS, event.kind, str(event.status)).number += 1
-        self._families.value(declared.NEIGHBOUR_SENT_BYTES, event.kind).number += event.sent
 
     def _fill_started(self, event: FillStarted) -> None:
         self._families.value(declared.FILLS_STARTED, event.upstream).number += 1
@@ -292,7 +293,10 @@ class Metrics:
         for source, received in event.from_near.items():
             if received:
                 self._families.value(declared.NEAR_BYTES, event.upstream, source).number += received
-        self._families.distribution(declared.FILL_DURATION_SECONDS, event.outcome).observe(event.seconds)
+        if event.outcome == "committed":
+            self._families.distribution(declared.FILL_DURATION_SECONDS, event.outcome).observe(event.seconds)
+        else:
+            self._families.value(declared.FILLS_FAILED, event.upstream, event.reason).number += 1
 
     def _verification_failed(self, event: VerificationFailed) -> None:
         self._families.value(declared.VERIFICATION_FAILURES, event.upstream, event.source).number += 1
@@ -315,50 +319,3 @@ class Metrics:
         self._families.value(declared.WARM_RUNS, section, event.outcome).number += 1
         if event.outcome == "done":
             self._families.value(declared.WARM_LAST_SUCCESS, section).number = event.ended
-
-    def _bucket_request(self, event: BucketRequest) -> None:
-        self._families.value(declared.BUCKET_REQUESTS, event.operation, event.outcome).number += 1
-        self._families.distribution(declared.BUCKET_DURATION_SECONDS, event.operation).observe(event.seconds)
-
-    def _bucket_transferred(self, event: BucketTransferred) -> None:
-        self._families.value(declared.BUCKET_BYTES, event.direction).number += event.bytes
-
-    def _bucket_health(self, event: BucketHealth) -> None:
-        self.set(declared.BUCKET_FAILING, float(event.failing))
-
-    def _bucket_collected(self, event: BucketCollected) -> None:
-        self._families.value(declared.BUCKET_COLLECTIONS, event.outcome).number += 1
-        self._families.value(declared.BUCKET_COLLECTED).number += event.deleted
-        self._families.value(declared.BUCKET_COLLECTED_BYTES).number += event.bytes
-        if event.outcome == "done":
-            self.set(declared.BUCKET_UNKNOWN, event.unknown)
-
-    def _uploads_queued(self, event: UploadsQueued) -> None:
-        self.set(declared.BUCKET_UPLOADS_WAITING, event.waiting)
-        self.set(declared.BUCKET_UPLOADS_OLDEST, event.oldest)
-
-    def _records_merged(self, event: RecordsMerged) -> None:
-        for kind, count in (
-            ("tag", event.tags),
-            ("membership", event.memberships),
-            ("pin", event.pins),
-            ("refused", event.refused),
-        ):
-            if count:
-                self._families.value(declared.RECORDS_MERGED, kind).number += count
-
-    def _feed_failed(self, event: FeedFailed) -> None:
-        self._families.value(declared.EXCHANGE_FAILURES, event.reason).number += 1
-
-    def _feed_standing(self, event: FeedStanding) -> None:
-        self.set(declared.EXCHANGE_NODES, float(event.nodes))
-        self.set(declared.EXCHANGE_NODES_CURRENT, float(event.current))
-
-    def _redis_health(self, event: RedisHealth) -> None:
-        self.set(declared.REDIS_UP, float(event.up))
-
-    def _redis_call(self, event: RedisCall) -> None:
-        self._families.distribution(declared.REDIS_CALL_SECONDS, event.script, event.outcome).observe(event.seconds)
-
-    def _redis_refused(self, event: RedisRefused) -> None:
-        self._families.value(declared.REDIS_REFUSED, event.script).number += 1

@@ -29,47 +29,72 @@ SECONDS_BEHIND = Metric(
     "gauge",
     "For how long something that the region has, and this one should have, has not been here; 0: all is.",
     ("peer",),
+    part="regions",
 )
 IMAGES_BEHIND = Metric(
     "entrepot_peer_behind_images",
     "gauge",
     "Images and tags of the region that are still to come here, each by itself.",
     ("peer",),
+    part="regions",
 )
 BYTES_BEHIND = Metric(
-    "entrepot_peer_behind_bytes", "gauge", "Bytes of those images, as far as they are known.", ("peer",)
+    "entrepot_peer_behind_bytes", "gauge", "Bytes of those images, as far as they are known.", ("peer",), part="regions"
 )
 REMOVALS_WAITING = Metric(
     "entrepot_peer_removals_waiting",
     "gauge",
     "Images and tags that were removed in the region and are still here: for their grace, or as they are too many.",
     ("peer",),
+    part="regions",
 )
 CONTENT_BYTES = Metric(
-    "entrepot_peer_content_bytes_total", "counter", "Bytes of manifests and blobs that came from the region.", ("peer",)
+    "entrepot_peer_content_bytes_total",
+    "counter",
+    "Bytes of manifests and blobs that came from the region.",
+    ("peer",),
+    part="regions",
 )
-POLLS = Metric("entrepot_peer_polls_total", "counter", "Answers with records of the region that were read.", ("peer",))
-POLL_BYTES = Metric("entrepot_peer_poll_bytes_total", "counter", "Bytes of those answers.", ("peer",))
-POLL_RECORDS = Metric("entrepot_peer_poll_records_total", "counter", "Records in those answers.", ("peer",))
+POLLS = Metric(
+    "entrepot_peer_polls_total",
+    "counter",
+    "Answers with records of the region that were read.",
+    ("peer",),
+    part="regions",
+)
+POLL_BYTES = Metric("entrepot_peer_poll_bytes_total", "counter", "Bytes of those answers.", ("peer",), part="regions")
+POLL_RECORDS = Metric(
+    "entrepot_peer_poll_records_total", "counter", "Records in those answers.", ("peer",), part="regions"
+)
 RECONCILIATIONS = Metric(
     "entrepot_peer_reconciliations_total",
     "counter",
     "How often all that is known of the region was compared with what it says.",
     ("peer",),
+    part="regions",
 )
 RECONCILE_ROUNDS = Metric(
-    "entrepot_peer_reconcile_rounds_total", "counter", "Questions that those comparisons took.", ("peer",)
+    "entrepot_peer_reconcile_rounds_total",
+    "counter",
+    "Questions that those comparisons took.",
+    ("peer",),
+    part="regions",
 )
-RECONCILE_BYTES = Metric("entrepot_peer_reconcile_bytes_total", "counter", "Bytes that they took.", ("peer",))
+RECONCILE_BYTES = Metric(
+    "entrepot_peer_reconcile_bytes_total", "counter", "Bytes that they took.", ("peer",), part="regions"
+)
 LINK_FAILURES = Metric(
     "entrepot_peer_failures_total",
     "counter",
     "Questions for records that failed: unreachable, refused, unreadable, same-catalog, store, other.",
     ("peer", "reason"),
+    part="regions",
 )
-IMAGES_SYNCED = Metric("entrepot_peer_images_total", "counter", "Images brought here from the region.", ("peer",))
+IMAGES_SYNCED = Metric(
+    "entrepot_peer_images_total", "counter", "Images brought here from the region.", ("peer",), part="regions"
+)
 IMAGE_BYTES = Metric(
-    "entrepot_peer_image_bytes_total", "counter", "Bytes of those images, whoever gave them.", ("peer",)
+    "entrepot_peer_image_bytes_total", "counter", "Bytes of those images, whoever gave them.", ("peer",), part="regions"
 )
 IMAGE_DURATION_SECONDS = Metric(
     "entrepot_peer_image_duration_seconds",
@@ -77,18 +102,25 @@ IMAGE_DURATION_SECONDS = Metric(
     "From the start of an image to the moment when its tags were shown.",
     ("peer",),
     IMAGE_SECONDS,
+    part="regions",
+    bound=32,
 )
 IMAGE_FAILURES = Metric(
     "entrepot_peer_image_failures_total",
     "counter",
     "Images that could not be had and are tried again: missing, corrupt, unreachable, refused, store, other.",
     ("peer", "reason"),
+    part="regions",
 )
 REGION_ANSWERS = Metric(
-    "entrepot_region_answers_total", "counter", "Answered requests of other regions.", ("kind", "status")
+    "entrepot_region_answers_total",
+    "counter",
+    "Answered requests of other regions.",
+    ("kind", "status"),
+    part="regions",
 )
 REGION_SENT_BYTES = Metric(
-    "entrepot_region_sent_bytes_total", "counter", "Bytes of bodies sent to other regions.", ("kind",)
+    "entrepot_region_sent_bytes_total", "counter", "Bytes of bodies sent to other regions.", ("kind",), part="regions"
 )
 
 METRICS: tuple[Metric, ...] = (

@@ -9,8 +9,8 @@ from metrics.events import Event, PullEnded
 from metrics.families import Families
 from metrics.metric import Metric
 
-PULL_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0)
-PULL_BYTES = (1 << 20, 16 << 20, 64 << 20, 256 << 20, 1 << 30, 4 << 30)
+PULL_SECONDS = (0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0)
+PULL_BYTES = (16 << 20, 128 << 20, 1 << 30)
 WITHOUT_TRANSFER = frozenset({"unchanged", "broken"})
 
 DURATION_SECONDS = Metric(
