@@ -32,6 +32,7 @@ main = LazyGroup(
         "client": "entrepot.cli.client:client",
         "doctor": "entrepot.cli.doctor:doctor",
         "config": "entrepot.cli.config:config",
+        "demo": "entrepot.cli.demo:demo",
         "version": "entrepot.cli.version:version",
     },
     help="An OCI registry mirror: pulls through, keeps what it pulled, serves it again.",
