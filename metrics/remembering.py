@@ -160,8 +160,9 @@ def added(columns: Iterable[Sequence[int]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*columns, strict=True)))
 
 
-def _grown_buckets(before: Reading, after: Reading) -> tuple[int, ...]:
-    if before.bounds != after.bounds or not before.first_byte:
-        return after.first_byte if not before.first_byte else ()
-    grown = tuple(new - old for new, old in zip(after.first_byte, before.first_byte, strict=True))
+def _grown_buckets(before: Reading, after: Reading) -> Sequence[int]:
+    """Return what fell in each bucket between two readings, nothing where one has fewer than it had."""
+    if not before.first_byte or not after.first_byte:
+        return after.first_byte
+    grown = [new - old for new, old in zip(after.first_byte, before.first_byte, strict=True)]
     return grown if min(grown) >= 0 else ()
