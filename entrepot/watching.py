@@ -180,6 +180,7 @@ class Watching:
             fleet=view.part.view(),
             bucket=measured.bucket,
             regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
+            listen=tuple(view.listen_addresses),
         )
 
     async def _measure(self) -> _Measured:
