@@ -35,7 +35,8 @@ class Totals(msgspec.Struct, frozen=True):
 class Live(msgspec.Struct, frozen=True):
     """One moment. now, started_at: unix time; uptime in seconds. point: the newest of the history.
 
-    listen: where clients are answered, as URLs. state and reasons: as /readyz has them. space and store are None where the disk does not answer.
+    listen: where clients are answered, as URLs. state and reasons: as /readyz has them. space and store are None where
+    the disk does not answer.
     """
 
     now: float
