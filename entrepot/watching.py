@@ -210,7 +210,6 @@ def reading(view: MirrorView, space: SpaceReport | None, now: float, at: float) 
     """Return what has been counted until `now` (unix time), which is `at` (monotonic)."""
     fills, upstreams = running_fills(view), upstreams_of(view)
     total = totals(view, fills, upstreams)
-    buckets = view.metrics.buckets_by(declared.FIRST_BYTE_SECONDS, "outcome")
     by_status = view.metrics.by(declared.REQUESTS, "status")
     return Reading(
         time=now,
@@ -225,7 +224,7 @@ def reading(view: MirrorView, space: SpaceReport | None, now: float, at: float) 
         fills=len(fills),
         used=None if space is None else space.stored + space.reserved,
         bounds=declared.FIRST_BYTE_SECONDS.buckets,
-        first_byte=added(counts for outcome, counts in buckets.items() if outcome != "none"),
+        first_byte=added(view.metrics.buckets_by(declared.FIRST_BYTE_SECONDS, "outcome").values()),
     )
 
 
@@ -233,13 +232,15 @@ def totals(view: MirrorView, fills: tuple[FillView, ...], upstreams: tuple[Upstr
     """Return the counts since the start.
 
     Received is what downloads brought that have ended, what those have so far that an upstream's host gives now, and
-    what went from an upstream straight to a client.
+    what went from an upstream straight to a client: what was relayed, and manifests that were not here.
     """
     metrics = view.metrics
     hosts = {host.host for upstream in upstreams for host in upstream.hosts}
-    sent = _total(metrics, declared.SENT_BYTES)
-    received = _total(metrics, declared.RECEIVED_BYTES)
-    received += sum(fill.received for fill in fills if fill.source in hosts)
+    sent_as = metrics.by(declared.SENT_BYTES, "kind", "outcome")
+    straight = sum(sent for kind, sent in sent_as.items() if kind[1] == "relayed" or kind == ("manifest", "miss"))
+    under_way = sum(fill.received for fill in fills if fill.source in hosts)
+    sent = int(sum(sent_as.values()))
+    received = _total(metrics, declared.RECEIVED_BYTES) + under_way + int(straight)
     evicted, evicted_bytes = (
         int(metrics.by(metric, "reason").get(("quota",), 0))
         for metric in (declared.EVICTED_CLOSURES, declared.EVICTED_BYTES)
