@@ -1,8 +1,8 @@
 """What must not be read in a log: credentials are replaced and control characters escaped. Pure.
 
-Secrets are known by the name they stand under (a key, a header, a parameter) and by the form of what
-carries them (a URL's query and user part, an authorization scheme). Query strings of URLs go as a
-whole: presigned ones are credentials.
+Secrets are known by the name they stand under (a key, a header, a parameter), by the form of what
+carries them (a URL's query and user part, an authorization scheme), and some by their own form (JWTs, bcrypt's hashes,
+tokens of registries that say what they are). Query strings go as a whole: presigned ones are credentials.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ _MAX_TEXT = 65_536
 _MULTILINE = frozenset({"exception", "stack", "stack_info"})
 
 _SECRET_WORD = (
-    r"authorization|passw(?:or)?d|passphrase|secret|token|cookie|credential|api[_-]?key|private[_-]?key|signature"
+    r"authorization|passw(?:or)?d|passphrase|secret|token|cookie|credential|(?:api|access|private)[_-]?key|signature"
 )
 _SECRET_KEY = re.compile(rf"{_SECRET_WORD}|^x-registry-auth$|^auth$|^sig$", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z0-9._/:@+-]*")
-_URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/?#@\"'<>]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?", re.IGNORECASE)
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?", re.IGNORECASE)
+# A password in the URL of a Redis may hold anything, even unescaped; no path of it does.
+_REDIS = re.compile(r"\b(rediss?(?:\+[a-z]{1,15})?://)[^\s\"'<>]{0,512}@", re.IGNORECASE)
+_QUERY = re.compile(r"\?[^\s\"'<>?=&]{1,64}=[^\s\"'<>]*")
+_HEADER = re.compile(r"""(authorization["']?\s{0,8}[=:]\s{0,8}["']?)[^\r\n"',;]+""", re.IGNORECASE)
+_ITSELF = re.compile(
+    r"(?<![\w-])eyJ[\w-]{4,}\.[\w-]+\.[\w-]+"  # a JWT
+    r"|\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{20,}"  # bcrypt
+    r"|(?<![\w-])(?:dckr_[a-z]+_|gh[a-z]_|github_pat_|glpat-)[\w-]{16,}"
+)
 _SCHEME = re.compile(r"\b(bearer|basic)(\s+)([\w.~+/=-]+)", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""((?:{_SECRET_WORD})[\w-]{{0,32}}|\bsig)  # a name that tells of a secret
@@ -41,11 +50,15 @@ def redact(context: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 
 def redact_text(text: str, *, lines: re.Pattern[str] = _CONTROL) -> str:
     """Return `text` without what looks like a secret, and without what could break the line or a terminal."""
-    if _PLAIN.fullmatch(text) and "://" not in text:
-        return text
     if len(text) > _MAX_TEXT:
         text = text[:_MAX_TEXT] + "…"
+    if _PLAIN.fullmatch(text) and "://" not in text and _ITSELF.search(text) is None:
+        return text
+    text = _REDIS.sub(r"\1", text)
     text = _URL.sub(_without_query, text)
+    text = _QUERY.sub(f"?{REDACTED}", text)
+    text = _HEADER.sub(rf"\1{REDACTED}", text)
+    text = _ITSELF.sub(REDACTED, text)
     text = _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
     text = _SCHEME.sub(_without_credential, text)
     text = lines.sub(_escape, text)
