@@ -86,7 +86,8 @@ class Watching:
             raise Refused(429, f"{MOST_STREAMS} clients read /api/live already; close a page, or ask /api/status")
         self._streams += 1
         self._wanted.set()
-        self._nudged.set()
+        if not self._document:
+            self._nudged.set()
         documents = self._documents()
         try:
             yield documents
@@ -185,14 +186,13 @@ class Watching:
 
     async def _measure(self) -> _Measured:
         """Ask the disk; what only the page shows is left out while nobody looks."""
-        view, whole = self._view, self._wanted.is_set()
-        measured = self._measured = _Measured(
-            monotonic(),
-            whole,
-            await space_of(view),
-            await store_stats(view) if whole else None,
-            await bucket_of(view) if whole else None,
-        )
+        view, at = self._view, monotonic()
+        if self._wanted.is_set():
+            space, store, bucket = await asyncio.gather(space_of(view), store_stats(view), bucket_of(view))
+            measured = _Measured(at, True, space, store, bucket)
+        else:
+            measured = _Measured(at, False, await space_of(view), None, None)
+        self._measured = measured
         return measured
 
 
