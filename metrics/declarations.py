@@ -61,7 +61,7 @@ REQUEST_DURATION_SECONDS = Metric(
 STALE_AGE_SECONDS = Metric(
     "entrepot_stale_age_seconds",
     "histogram",
-    "Of answers that were served stale, the time since an upstream had confirmed them.",
+    "Of manifests that were served stale, the time since an upstream had confirmed their tag.",
     (),
     STALE_SECONDS,
 )

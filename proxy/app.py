@@ -13,7 +13,7 @@ from time import monotonic
 
 from aiohttp import web
 
-from metrics.events import BlobStarted, Emit, RequestFinished
+from metrics.events import BlobStarted, Emit, RequestFinished, StaleServed
 from proxy import respond
 from proxy.access.admission import Access, Everybody, Visitor
 from proxy.cache.readthrough import ReadThrough
@@ -123,6 +123,8 @@ class Face:
             return None
         exchange.kind, exchange.outcome, exchange.upstream = "manifest", answer.outcome, answer.upstream
         exchange.repository, exchange.reference, exchange.digest = answer.repository, answer.reference, answer.digest
+        if answer.confirmed is not None:
+            exchange.stale_age = exchange.started - answer.confirmed
         with_body = request.method == "GET"
         if not with_body and request.method != "HEAD":
             return None
@@ -223,6 +225,8 @@ class Face:
 
     def _finished(self, request: web.BaseRequest, exchange: Exchange, status: int) -> None:
         ended = monotonic()
+        if exchange.stale_age is not None:
+            self._emit(StaleServed(exchange.stale_age))
         self._emit(
             RequestFinished(
                 kind=exchange.kind,

@@ -35,6 +35,7 @@ Locate = Callable[[Repository, Digest], Awaitable[str | None]]
 class Exchange:
     """One request as it goes: what the log and the metrics will say of it. Times are monotonic seconds.
 
+    `stale_age`: how many seconds ago what is given was confirmed, where it is stale.
     `limit` is what ends it unless it has begun to be answered by then. See RequestFinished for the rest.
     """
 
@@ -50,6 +51,7 @@ class Exchange:
     sent: int = 0
     first_byte: float = 0.0
     upstream_wait: float = 0.0
+    stale_age: float | None = None
     limit: asyncio.Timeout | None = None
 
     def begin(self) -> None:
@@ -76,6 +78,8 @@ async def serve_manifest(
     exchange.outcome = manifest.outcome if isinstance(manifest, ServedManifest) else "miss"
     if exchange.outcome not in WITHOUT_UPSTREAM:
         exchange.upstream_wait = exchange.first_byte - exchange.started
+    if isinstance(manifest, ServedManifest) and manifest.outcome == "stale":
+        exchange.stale_age = manifest.age
     exchange.digest = digest = manifest.descriptor.digest
     if not_modified(request.headers.get("If-None-Match"), digest):
         return respond.not_modified(digest, wanted.ns), None
@@ -109,11 +113,15 @@ async def serve_blob(
         if isinstance(parts, Parts):
             try:
                 exchange.outcome = parts.outcome
-                return await parts.send(request, exchange.count, exchange.begin)
+                exchange.begin()
+                exchange.upstream_wait = parts.waited(exchange.started, exchange.first_byte)
+                return await parts.send(request, exchange.count)
             finally:
                 await parts.aclose()
         span = parts
+    asked = monotonic()
     stream = await source.open_blob(wanted.repository, wanted.digest, span)
+    opening = monotonic() - asked
     try:
         exchange.outcome = stream.outcome if isinstance(stream, FileReader) else "relayed"
         late = stream.size is None
@@ -124,6 +132,8 @@ async def serve_blob(
             raise Unavailable(f"the size of {wanted.digest} is not known yet, and HTTP/1.0 cannot tell its end")
         part = (stream.start, stream.end) if span is not None and stream.size and stream.end is not None else None
         response = respond.blob_start(wanted.digest, stream.size, part, wanted.ns)
+        exchange.begin()
+        exchange.upstream_wait = _waited(stream, exchange, opening)
         await _send(stream, response, request, exchange)
     finally:
         await stream.aclose()
@@ -138,8 +148,12 @@ def _wanted_ranges(wanted: BlobRequest, request: web.BaseRequest) -> tuple[ByteR
     return parse_range(header) or ()
 
 
+def _waited(stream: BlobStream, exchange: Exchange, opening: float) -> float:
+    """Return for how long a source was waited for; whoever passes it on did so for as long as the opening took."""
+    return stream.waited(exchange.started, exchange.first_byte) if isinstance(stream, FileReader) else opening
+
+
 async def _send(stream: BlobStream, response: web.StreamResponse, request: web.BaseRequest, exchange: Exchange) -> None:
-    exchange.begin()
     writer = await response.prepare(request)
     assert writer is not None
     await send_body(stream, response, writer, request, exchange.count)

@@ -32,7 +32,8 @@ _LONG_WAY = ("If-None-Match", "Range", "Cache-Control", "Authorization", "Transf
 class HotAnswer:
     """A whole answer: `head` ends before the Date header. Times are monotonic seconds.
 
-    media_type: what `Accept` must admit; empty where it does not count, as for a digest.
+    media_type: what `Accept` must admit; empty where it does not count, as for a digest. confirmed: when a stale one
+    was, None for any other.
     """
 
     head: bytes
@@ -45,6 +46,7 @@ class HotAnswer:
     outcome: str
     media_type: str
     digest: Digest
+    confirmed: float | None = None
 
 
 class HotResponse(web.StreamResponse):

@@ -40,12 +40,13 @@ class Parts:
         """For the log: hit | joined | miss | relayed."""
         return self._whole.outcome if isinstance(self._whole, FileReader) else "relayed"
 
-    async def send(
-        self, request: web.BaseRequest, sent: Callable[[int], None], begun: Callable[[], None]
-    ) -> web.StreamResponse:
-        """Send all; `begun` hears that the headers leave. Raises ConnectionResetError, closed short (P28)."""
+    def waited(self, start: float, end: float) -> float:
+        """Return for how many of these monotonic seconds a source had not answered yet that this needs."""
+        return self._whole.waited(start, end) if isinstance(self._whole, FileReader) else 0.0
+
+    async def send(self, request: web.BaseRequest, sent: Callable[[int], None]) -> web.StreamResponse:
+        """Send all. Raises ConnectionResetError, closed short (P28)."""
         response = respond.blob_parts(self._wanted.digest, self.body, self._wanted.ns)
-        begun()
         writer = await response.prepare(request)
         assert writer is not None
         for number, part in enumerate(self.body.parts):

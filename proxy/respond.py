@@ -65,17 +65,19 @@ def manifest(found: Manifest, ns: str | None, *, with_body: bool) -> web.Respons
 def hot(found: ServedManifest, ns: str | None, repository: Repository, reference: Reference, moves: int) -> HotAnswer:
     """The same, kept for the next request."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in manifest_headers(found, ns).items())
+    now, stale = monotonic(), found.outcome == "stale"
     return HotAnswer(
         head=f"HTTP/1.1 200 OK\r\n{lines}".encode(),
         body=found.body,
-        expires=monotonic() + min(found.fresh_for, MAX_SECONDS),
+        expires=now + min(found.fresh_for, MAX_SECONDS),
         moves=moves,
         upstream=repository.upstream,
         repository=repository.path,
         reference=reference,
-        outcome="stale" if found.outcome == "stale" else "hit",
+        outcome="stale" if stale else "hit",
         media_type=found.descriptor.media_type if isinstance(reference, Tag) else "",
         digest=found.descriptor.digest,
+        confirmed=now - found.age if stale else None,
     )
 
 

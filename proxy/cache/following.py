@@ -36,6 +36,7 @@ class Follower:
         Readers of what was shown wait for the next generation meanwhile.
         """
         self._fill.supply.source = ANOTHER
+        self._fill.supply.waits.begin()  # a leader shows bytes once its source has answered
         try:
             while True:
                 with self._store.watching(self._fill.digest) as watched:
@@ -45,6 +46,7 @@ class Follower:
                     if watched is not None:
                         await self._watch(watched)
         finally:
+            self._fill.supply.waits.end()
             self._leave()
 
     async def _watch(self, watched: Watched) -> None:
@@ -81,6 +83,7 @@ class Follower:
         self._generation = Generation(digest, fd, progress.size if progress else None, number, copied)
         self._fill.supply.proven.update(intent.repository for intent in intents if intent.generation == number)
         self._refresh()
+        self._fill.supply.waits.end()
         self._fill.announce(self._generation)
 
     def _refresh(self) -> None:

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Protocol
 
 from metrics.events import Emit, FillFinished, FillResumed, FillStarted, VerificationFailed
+from proxy.cache.endings import outcome_of, reason_of
 from proxy.cache.generation import Generation
 from proxy.cache.near import Asker, Fleet
 from proxy.cache.plan import Candidate, releasable
@@ -116,7 +117,7 @@ class Lead:
             return record.size
         started = monotonic()
         received = self._fill.received
-        outcome = "failed"
+        outcome, reason = "committed", ""
         upstream = self._fill.owner.upstream
         self._emit(FillStarted(upstream, spool.contiguous if spool is not None else 0))
         try:
@@ -127,19 +128,15 @@ class Lead:
                     if self.supply.roster.hopeless:
                         raise BadContent(f"every source of {self.digest} gives bytes that do not match it")
                 flight.stored()
-            outcome = "committed"
             return size
-        except BadContent:
-            outcome = "corrupt"
-            raise
-        except asyncio.CancelledError:
-            outcome = "abandoned"
+        except BaseException as error:
+            outcome, reason = outcome_of(error), reason_of(error)
             raise
         finally:
             self.supply.borrows(Lender.NOBODY)
             self.supply.flight, self.supply.tell_lender = None, bool
             total, took = self._fill.received - received, monotonic() - started
-            self._emit(FillFinished(upstream, outcome, total, took, dict(self._from_near)))
+            self._emit(FillFinished(upstream, outcome, total, took, dict(self._from_near), reason))
 
     async def _generation(self, spool: Spool | None) -> int | None:
         """Run one generation, on `spool` if there is one; return its size once committed. Raises what ended it."""

@@ -29,12 +29,14 @@ class ServedManifest(Manifest):
     """A manifest as the cache gives it.
 
     outcome: hit | miss | stale. `fresh_for`: seconds for which the same answer may be given again without
-    asking the cache. `warning`: what a stale answer says of itself (P16), else empty.
+    asking the cache. `warning`: what a stale answer says of itself (P16), else empty; `age`: how many seconds ago it
+    was confirmed.
     """
 
     outcome: str = "hit"
     fresh_for: float = 0.0
     warning: str = ""
+    age: float = 0.0
 
 
 class Manifests:

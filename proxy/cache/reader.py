@@ -46,6 +46,10 @@ class FileReader:
         if span is not None and self.size:
             self.start, self.end = span.resolve(self.size)
 
+    def waited(self, start: float, end: float) -> float:
+        """Return for how many of these monotonic seconds a source had not answered yet that this needs."""
+        return 0.0
+
     def fileno(self) -> int:
         """Return the descriptor, open until `close`."""
         return self._fd
@@ -131,6 +135,9 @@ class FillReader(FileReader):
             if progress.error is not None:
                 raise progress.error.again()
             await progress.changed.wait()
+
+    def waited(self, start: float, end: float) -> float:
+        return self.fill.supply.waits.within(start, end)
 
     async def _next_generation(self) -> None:
         fill = self.fill

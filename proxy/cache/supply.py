@@ -3,7 +3,8 @@
 State: `roster`, `proven` (repositories whose source gave this digest, or that proved it otherwise), `refused`
 (repositories whose sources all said no, with the answer), `source` (the name of the last one asked), `lender`
 (whose running download is read), `public` (all that came so far was given anonymously), `outcome` (for the log:
-miss | neighbour | bucket | region, by who was asked last), `unheard` (whom of those who may have it nobody heard).
+miss | neighbour | bucket | region, by who was asked last), `unheard` (whom of those who may have it nobody heard),
+`waits` (when a source had been asked and not answered).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Self
 from proxy.cache.near import Flight, NearSource, NearStream
 from proxy.cache.plan import PROGRESS, UNSIZED_LIMIT, Ask, Candidate, GiveUp, Roster, Wait
 from proxy.cache.progress import Signal
+from proxy.cache.waiting import Waits
 from proxy.oci.digest import Digest
 from proxy.oci.errors import BadContent, RangeNotSatisfiable, RegistryError, Transient, Unavailable
 from proxy.oci.names import Repository
 from proxy.oci.ranges import ByteRange
 from proxy.source import BlobStream
 from proxy.store.claims import Lender
+from proxy.upstream.failures import BrokeOff
 
 HEDGE_SECONDS = 2.0
 SLOWEST = 1024
@@ -112,6 +115,7 @@ class Supply:
         self.outcome = "miss"
         self.public = False
         self.unheard = ""
+        self.waits = Waits()
         self.flight: Flight | None = None
         self.tell_lender: Callable[[Lender], object] = bool
         self._owner = owner
@@ -132,6 +136,10 @@ class Supply:
 
         `known` is the size that another source gave. Raises the error to give up with; SizeConflict, Withdrawn.
         """
+        with self.waits.asking():
+            return await self._open(offset, known)
+
+    async def _open(self, offset: int, known: int | None) -> Delivery:
         if offset == 0:
             self._gave.clear()
         while True:
@@ -172,13 +180,15 @@ class Supply:
                     self.roster.progressed(now)
                     mark = delivery.got + PROGRESS
                 if pace.too_slow(len(chunk), now):
-                    raise Unavailable(f"{name} gives less than {SLOWEST} bytes a second of {self.digest}")
+                    raise BrokeOff(
+                        f"{name} gives less than {SLOWEST} bytes a second of {self.digest}", reason="timeout"
+                    )
         except Transient as error:
             delivery.broken = error
         finally:
             await delivery.stream.aclose()
         if delivery.broken is None and size is not None and start + delivery.got < size:
-            delivery.broken = Unavailable(f"{name} stopped at byte {start + delivery.got} of {size}")
+            delivery.broken = BrokeOff(f"{name} stopped at byte {start + delivery.got} of {size}")
         if delivery.broken is None:
             return
         if delivery.near is not None:

@@ -343,8 +343,10 @@ class Tags:
         if not await self._is_servable(record) and not await self._fleet.has_image(repository, record.digest):
             raise error
         served = await self._manifests.get(repository, record.descriptor.digest)
-        warning = f"stale: last confirmed {int(self._age(record))} s ago, upstream cannot confirm it now"
-        return replace(served, outcome="stale", fresh_for=min(served.fresh_for, STALE_SECONDS), warning=warning)
+        age = max(0.0, self._age(record))
+        warning = f"stale: last confirmed {int(age)} s ago, upstream cannot confirm it now"
+        fresh_for = min(served.fresh_for, STALE_SECONDS)
+        return replace(served, outcome="stale", fresh_for=fresh_for, warning=warning, age=age)
 
     async def _is_servable(self, record: TagRecord) -> bool:
         blob = await self._catalog.blob(record.descriptor.digest)

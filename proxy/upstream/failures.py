@@ -17,5 +17,17 @@ class Passing(Unavailable):
         self.unreached = unreached
 
 
+class BrokeOff(Unavailable):
+    """A body ended before it was whole. `reason`: short, or timeout where it stood still, for metrics."""
+
+    def __init__(self, message: str, *, reason: str = "short", retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+
+
+class Resting(Unavailable):
+    """The host failed so recently that it was not asked."""
+
+
 class Unreached(Unavailable):
     """Nobody was reached, and asking again at once is pointless: TLS fails, or the proxy refuses us."""

@@ -29,6 +29,7 @@ from enum import Enum
 from random import Random
 
 from proxy.oci.errors import RegistryError, Unavailable
+from proxy.upstream.failures import Resting
 
 WATCHED = 20
 FEWEST = 10
@@ -118,7 +119,7 @@ class Health:
         return self.state is State.OPEN
 
     def check(self, longest: float = math.inf) -> None:
-        """Raise Unavailable while the host is not to be asked; `retry_after` says for how long.
+        """Raise Resting while the host is not to be asked; `retry_after` says for how long.
 
         Whoever cannot wait so long, as a download that broke off, asks after `longest` seconds of quiet already.
         """
@@ -126,7 +127,7 @@ class Health:
             return
         left = min(self._until, self._opened_at + longest) - self.clock()
         if left > 0:
-            raise Unavailable(
+            raise Resting(
                 f"{self._host} failed a moment ago and is not asked again yet: {self._last_error.message}",
                 retry_after=left,
             )

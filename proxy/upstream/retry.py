@@ -14,10 +14,10 @@ from random import Random
 from typing import TypeVar
 
 from metrics.events import Emit, UpstreamHealth, UpstreamRetry
-from proxy.oci.errors import TooManyRequests, Unavailable
+from proxy.oci.errors import TooManyRequests
 from proxy.upstream.answers import Asked
 from proxy.upstream.callers import asker
-from proxy.upstream.failures import Passing, Unreached
+from proxy.upstream.failures import Passing, Resting, Unreached
 from proxy.upstream.health import Health, State
 from proxy.upstream.holds import Holds
 from proxy.upstream.keyring import Keyring
@@ -97,7 +97,7 @@ class Persistence:
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(self._probe)
             except TimeoutError:
-                raise Unavailable(f"{self._host} failed lately and does not answer yet", retry_after=1) from None
+                raise Resting(f"{self._host} failed lately and does not answer yet", retry_after=1) from None
         self._health.check(quiet_most)
         if self._health.state is State.CLOSED:
             yield self._limits.retries

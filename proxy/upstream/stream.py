@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Unavailable
+from proxy.upstream.failures import BrokeOff
 from proxy.upstream.spans import Placement
 from proxy.upstream.transport import give_up
 
@@ -59,7 +60,8 @@ class ResponseStream:
         """Return the next bytes, as many as there are.
 
         Raises:
-            Unavailable: the body breaks off, stalls, ends before `end`, or was closed before.
+            BrokeOff: the body breaks off, stalls, or ends before `end`.
+            Unavailable: it was closed before.
         """
         while not self._over:
             chunk = await self._read()
@@ -69,7 +71,7 @@ class ResponseStream:
             if self._over:
                 await self.aclose()
             if not chunk and self.end is not None and at < self.end:
-                raise Unavailable(f"{self._host} ends blob {self.digest} at byte {at} of {self.end}")
+                raise BrokeOff(f"{self._host} ends blob {self.digest} at byte {at} of {self.end}")
             wanted = chunk[max(0, self.start - at) : None if self._stop is None else self._stop - at]
             if wanted:
                 return wanted
@@ -103,8 +105,8 @@ class ResponseStream:
             async with asyncio.timeout(self._stall):
                 return await self._response.content.readany()
         except TimeoutError:
-            reason = "stalls"
+            what, reason = "stalls", "timeout"
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            reason = f"breaks off ({type(error).__name__})"
+            what, reason = f"breaks off ({type(error).__name__})", "short"
         await self.aclose()
-        raise Unavailable(f"{self._host} {reason} at byte {self._position} of blob {self.digest}")
+        raise BrokeOff(f"{self._host} {what} at byte {self._position} of blob {self.digest}", reason=reason)
