@@ -20,7 +20,7 @@ from yarl import URL
 from entrepot.admintoken import AdminToken
 from entrepot.answering import bound
 from entrepot.answers import answer, errors_as_json, refusal
-from entrepot.api import live, sync
+from entrepot.api import live, pulls, sync
 from entrepot.config import Address, Config
 from entrepot.dashboard import add_dashboard
 from entrepot.status import readiness, status, store_stats
@@ -82,6 +82,7 @@ def admin_app(view: MirrorView) -> web.Application:
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/api/status", _status)
     sync.add_shown(app.router)
+    pulls.add_routes(app.router)
     live.add_routes(app)
     add_dashboard(app.router)
     return app

@@ -21,6 +21,7 @@ from entrepot.config import Config
 from entrepot.control import open_control
 from entrepot.loops import keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, rebuildable
+from entrepot.pulls import telling_pulls
 from entrepot.reload import Load, changes_level_alone, reloaded
 from entrepot.warm import warming
 from entrepot.watching import watching
@@ -31,6 +32,7 @@ from metrics.emit import emitting
 from metrics.logs import Logs
 from metrics.looplag import watch_lag
 from metrics.prometheus import Metrics
+from metrics.pulls.gathering import Gathering
 from proxy.cache.once import Background
 from proxy.store.errors import StoreError
 from proxy.upstream.credentials import CredentialError
@@ -59,15 +61,21 @@ def run(config: Config, load: Load) -> int:
 async def _serve(config: Config, load: Load, logs: Logs) -> None:
     metrics = Metrics(version=__version__)
     metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
-    emit = emitting(metrics, logs)
+    gathering = Gathering()
+    emit = emitting(metrics, logs, gathering)
     stop, hang_up = _on(signal.SIGTERM, signal.SIGINT), _on(signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with AsyncExitStack() as stack:
         rebuilding = await stack.enter_async_context(rebuildable(config, metrics=metrics, emit=emit))
         running = rebuilding.mirror
+        pulls = await stack.enter_async_context(
+            telling_pulls(gathering, running.store.catalog.children, metrics, of_workers=config.workers > 1)
+        )
+        running.pulls = pulls
         await stack.enter_async_context(watch_lag(metrics.observe_lag))
         await stack.enter_async_context(open_control(running))
-        running.history = await stack.enter_async_context(watching(running))
+        running.history = watched = await stack.enter_async_context(watching(running))
+        pulls.changed = watched.nudge
         shown_at = addresses_of(await stack.enter_async_context(administering(running)), tls=False)
         sockets = stack.enter_context(bound(config.listen))
         running.listen_addresses = addresses_of(sockets, tls=config.tls is not None)
@@ -75,7 +83,9 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
         if config.workers == 1:
             answers = await stack.enter_async_context(answering(running, sockets, emit))
         else:
-            crew = await stack.enter_async_context(working(config, sockets, metrics, partial(_worker_died, running)))
+            crew = await stack.enter_async_context(
+                working(config, sockets, metrics, pulls, partial(_worker_died, running))
+            )
             running.crew = crew
             # While they drain, nobody accepts: who connects then must be refused, not kept waiting.
             for one in sockets:

@@ -10,14 +10,27 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 
 from entrepot.config import Config
 from entrepot.views import WorkerView
-from entrepot.workers.wire import Ask, Channel, Drain, Ready, Report, SetLevel, Start, decode_from_worker, send_start
+from entrepot.workers.wire import (
+    Ask,
+    Channel,
+    Drain,
+    Ready,
+    Report,
+    SetLevel,
+    Start,
+    Steps,
+    decode_from_worker,
+    send_start,
+)
 from metrics.families import Snapshot
 from metrics.prometheus import Metrics
+from metrics.pulls.model import Step
 
 READY_SECONDS = 30.0
 ASK_SECONDS = 0.5
@@ -29,6 +42,16 @@ HUNG_SECONDS = 90.0
 LAST_SECONDS = 10.0
 LEAVING_SECONDS = 10.0
 log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who is told what clients ask of workers."""
+
+    def hear(self, pid: int, steps: Sequence[Step]) -> None: ...
+
+    def lose(self, pid: int) -> None:
+        """That process is gone."""
+        ...
 
 
 class Worker:
@@ -67,7 +90,7 @@ class Worker:
         self.kill()
         return None
 
-    async def listen(self) -> None:
+    async def listen(self, listener: Listener) -> None:
         """Take what it says until it is gone; one that says nothing for very long is ended."""
         while (message := await self._next()) is not None:
             try:
@@ -79,6 +102,8 @@ class Worker:
             self.heard = monotonic()
             if isinstance(told, Ready):
                 self.ready.set_result(None)
+            elif isinstance(told, Steps):
+                listener.hear(self.process.pid, told.steps)
             else:
                 self.report = told
                 self.reported.set()
@@ -98,11 +123,17 @@ class Crew:
     """State: the worker of each number, those that still drain, and how often each number was started again."""
 
     def __init__(
-        self, config: Config, sockets: Sequence[socket.socket], metrics: Metrics, on_death: Callable[[], object]
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        metrics: Metrics,
+        listener: Listener,
+        on_death: Callable[[], object],
     ) -> None:
         self._config = config
         self._sockets = sockets
         self._metrics = metrics
+        self._listener = listener
         self._on_death = on_death
         self._group = asyncio.TaskGroup()
         self._current: dict[int, Worker] = {}
@@ -223,8 +254,9 @@ class Crew:
 
     async def _tend(self, worker: Worker) -> None:
         """Listen to a worker until it is gone; when nobody told it to end, start another in its place."""
-        await worker.listen()
+        await worker.listen(self._listener)
         code = await worker.ended()
+        self._listener.lose(worker.process.pid)
         worker.ready.cancel()
         await worker.channel.aclose()
         self._all.discard(worker)
@@ -276,13 +308,17 @@ def _how(code: int) -> str:
 
 @asynccontextmanager
 async def working(
-    config: Config, sockets: Sequence[socket.socket], metrics: Metrics, on_death: Callable[[], object]
+    config: Config,
+    sockets: Sequence[socket.socket],
+    metrics: Metrics,
+    listener: Listener,
+    on_death: Callable[[], object],
 ) -> AsyncIterator[Crew]:
     """Run `config.workers` workers on `sockets` for as long as the context lasts; then let them drain.
 
     Raises OSError when they do not start.
     """
-    async with Crew(config, sockets, metrics, on_death) as crew:
+    async with Crew(config, sockets, metrics, listener, on_death) as crew:
         metrics.include(crew.snapshots)
         try:
             yield crew

@@ -18,6 +18,7 @@ from entrepot.config import Config
 from entrepot.views import FillView, UpstreamView
 from metrics.families import Snapshot
 from metrics.logs import Level
+from metrics.pulls.model import Step
 
 _LENGTH = struct.Struct("!I")
 MAX_MESSAGE = 16 << 20
@@ -43,6 +44,12 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     upstreams: tuple[UpstreamView, ...]
 
 
+class Steps(msgspec.Struct, frozen=True, tag=True):
+    """What clients asked of a worker since it last said so."""
+
+    steps: tuple[Step, ...]
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Report now."""
 
@@ -57,7 +64,7 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Take no more connections, finish what runs, and end."""
 
 
-FromWorker = Ready | Report
+FromWorker = Ready | Report | Steps
 ToWorker = Ask | SetLevel | Drain
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode

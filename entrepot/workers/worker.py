@@ -17,17 +17,19 @@ from entrepot.config import Config
 from entrepot.loops import keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, mirror
 from entrepot.status import fill_views, host_views
-from entrepot.workers.wire import Ask, Channel, Ready, Report, SetLevel, decode_to_worker, receive_start
+from entrepot.workers.wire import Ask, Channel, Ready, Report, SetLevel, Steps, decode_to_worker, receive_start
 from metrics.declarations import LOG_LINES_DROPPED
 from metrics.emit import emitting
 from metrics.logs import Logs
 from metrics.looplag import watch_lag
 from metrics.prometheus import Metrics
+from metrics.pulls.gathering import Gathering
 from proxy.cache.once import Background
 from proxy.store.errors import StoreError
 from proxy.upstream.credentials import CredentialError
 
 REPORT_SECONDS = 2.0
+STEPS_SECONDS = 0.5
 ORPHAN_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def run(channel: socket.socket, listening: Sequence[socket.socket]) -> int:
 async def _work(config: Config, logs: Logs, end: socket.socket, listening: Sequence[socket.socket]) -> None:
     metrics = Metrics(version=__version__)
     metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
-    emit = emitting(metrics, logs)
+    gathering = Gathering()
+    emit = emitting(metrics, logs, gathering)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     channel = await Channel.open(end)
@@ -64,6 +67,7 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
             running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, role="worker"))
             background = await stack.enter_async_context(Background())
             background.create_task(_report(channel, running), name="reports")
+            background.create_task(_tell_steps(channel, gathering), name="steps of pulls")
             background.create_task(_obey(channel, running, logs, stop), name="orders")
             await stack.enter_async_context(watch_lag(metrics.observe_lag))
             await stack.enter_async_context(answering(running, listening, emit))
@@ -74,6 +78,7 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
             running.state = "draining"
             running.part.drain()
             log.info("draining", extra={"seconds": config.drain_timeout})
+        channel.send(Steps(tuple(gathering.take())))
         channel.send(_told(running))
     finally:
         await channel.aclose()
@@ -84,6 +89,18 @@ async def _report(channel: Channel, running: Mirror) -> None:
         await asyncio.sleep(REPORT_SECONDS)
         if not channel.backlog:
             channel.send(_told(running))
+
+
+async def _tell_steps(channel: Channel, gathering: Gathering) -> None:
+    """Tell what was gathered, now and then, while there is something and the supervisor takes it."""
+    woken = asyncio.Event()
+    gathering.wake = woken.set
+    while True:
+        await woken.wait()
+        if not channel.backlog:
+            woken.clear()
+            channel.send(Steps(tuple(gathering.take())))
+        await asyncio.sleep(STEPS_SECONDS)
 
 
 async def _obey(channel: Channel, running: Mirror, logs: Logs, stop: asyncio.Event) -> None:

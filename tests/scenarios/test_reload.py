@@ -26,6 +26,7 @@ from metrics.events import ignore
 from metrics.prometheus import Metrics
 from proxy.oci.digest import Digest
 from tests.support.contents import blob, make_image
+from tests.support.deaf import Deaf
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.mirror import Mirror, upstream_table
 from tests.support.processes import Program
@@ -175,7 +176,7 @@ class Staged(Crew):
     """A crew whose workers start when the test lets them."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, [], Metrics(version="0"), lambda: None)
+        super().__init__(config, [], Metrics(version="0"), Deaf(), lambda: None)
         self.starting: list[asyncio.Future[Worker]] = []
 
     async def _start(self, number: int) -> Worker:

@@ -25,6 +25,7 @@ from proxy.oci.digest import Digest
 from tests.scenarios.running import running, until
 from tests.scenarios.test_kills import stored_wrongly
 from tests.support.contents import blob, make_image
+from tests.support.deaf import Deaf
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.mirror import Mirror, upstream_table
 from tests.support.owners import answering, leading
@@ -214,7 +215,7 @@ async def test_a_worker_that_stands_still_for_very_long_is_started_again(
     died = asyncio.Event()
     async with rebuildable(config) as rebuilding:
         with bound(Address("127.0.0.1", 0)) as sockets:
-            async with crew.working(config, sockets, rebuilding.mirror.metrics, died.set) as workers:
+            async with crew.working(config, sockets, rebuilding.mirror.metrics, Deaf(), died.set) as workers:
                 stopped, other = workers.views()
                 monkeypatch.setattr(crew, "HUNG_SECONDS", 5.5)  # they report every two, and may take long to start
                 monkeypatch.setattr(crew, "LAST_SECONDS", 1.5)
@@ -235,7 +236,7 @@ async def test_a_worker_that_hangs_after_its_last_word_is_ended(monkeypatch: pyt
     worker = crew.Worker(1, process, await Channel.open(ours))
     theirs.close()
     async with asyncio.timeout(30):
-        await worker.listen()
+        await worker.listen(Deaf())
         assert await worker.ended() == -signal.SIGKILL
     await worker.channel.aclose()
 

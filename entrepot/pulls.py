@@ -1,0 +1,170 @@
+"""The pulls of a mirror: steps come in from its processes, pulls are shown and counted.
+
+What is a pull is `metrics.pulls.tracking`'s to say. Here are the clock, the catalog that knows what manifests name, and
+the task that looks at what has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from metrics.events import Emit
+from metrics.prometheus import Metrics
+from metrics.pulls.counting import RUNNING
+from metrics.pulls.gathering import Gathering
+from metrics.pulls.model import Part, PullDetail, PullsView, Step
+from metrics.pulls.pull import Pull, ended_of
+from metrics.pulls.summing import SHOWN_RUNNING, Sums
+from metrics.pulls.tracking import Tracker, without_repeats
+from proxy.cache.once import Background
+from proxy.oci.digest import Digest
+from proxy.oci.manifests import Child
+from proxy.requestids import RequestIds
+
+PACE_SECONDS = 0.25
+SETTLE_SECONDS = 1.5
+LOOK_UP_SECONDS = 1.0
+MOST_LOOK_UPS = 256
+LOOK_UPS = 4
+MOST_HEARD = 65_536
+AT_ONCE = 200
+_log = logging.getLogger(__name__)
+
+Children = Callable[[Digest], Awaitable[Sequence[Child]]]
+"""Says what a manifest names, nothing of one that is not stored."""
+
+
+class Pulls:
+    """State: the tracker, the sums, steps of workers that nobody has looked at, and how often each manifest was looked
+    up in vain.
+
+    `changed` is called when pulls have begun or ended.
+    """
+
+    def __init__(self, gathering: Gathering, children: Children, emit: Emit, *, settle: float = 0.0) -> None:
+        self._gathering = gathering
+        self._children = children
+        self._emit = emit
+        self._tracker = Tracker(RequestIds().next, settle=settle)
+        self._sums = Sums()
+        self._heard: list[tuple[int, Step]] = []
+        self._lost: list[int] = []
+        self._tried: dict[str, int] = {}
+        self._woken = asyncio.Event()
+        self._epoch = time.time() - time.monotonic()
+        self.changed: Callable[[], object] = lambda: None
+
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._tracker)
+
+    def hear(self, pid: int, steps: Sequence[Step]) -> None:
+        """Take what a worker has gathered."""
+        room = max(0, MOST_HEARD - len(self._heard))
+        self._heard += [(pid, step) for step in steps[:room]]
+        self._gathering.dropped += len(steps) - min(room, len(steps))
+        self._woken.set()
+
+    def lose(self, pid: int) -> None:
+        """A worker is gone: it tells no more of what it had begun."""
+        self._lost.append(pid)
+        self._woken.set()
+
+    def view(self) -> PullsView:
+        """Return what is shown."""
+        now = time.monotonic()
+        running = self._tracker.running()
+        newest = running[: -SHOWN_RUNNING - 1 : -1]
+        return self._sums.view([pull.summary(self._epoch, now) for pull in newest], now)
+
+    def detail(self, name: str) -> PullDetail | None:
+        """Return a pull by its id, None where it is not known any more."""
+        pull = self._tracker.get(name)
+        return self._sums.detail(name) if pull is None else pull.detail(self._epoch, time.monotonic())
+
+    def ended_within(self, seconds: float) -> Sequence[float]:
+        """Return the seconds that each pull took which transferred something and ended so lately."""
+        return self._sums.ended_within(seconds, time.monotonic())
+
+    async def run(self) -> None:
+        """Look at what comes, until cancelled."""
+        self._gathering.wake = self._woken.set
+        while True:
+            await self._wait()
+            self._woken.clear()
+            await self._work()
+            await asyncio.sleep(PACE_SECONDS)
+
+    async def _wait(self) -> None:
+        """Wait for a step, or for a pull to be over."""
+        due = self._tracker.deadline()
+        wait = None if due is None else max(0.0, due - time.monotonic())
+        if self._tried:
+            wait = PACE_SECONDS if wait is None else min(wait, PACE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
+
+    async def _work(self) -> None:
+        told, self._heard = [(0, step) for step in self._gathering.take()] + self._heard, []
+        lost, self._lost = self._lost, []
+        steps = without_repeats(told)
+        running = len(self._tracker)
+        await self._look_up(step for _, step in steps)
+        for number, (pid, step) in enumerate(steps, 1):
+            self._tracker.take(step, time.monotonic(), pid)
+            if not number % AT_ONCE:
+                await asyncio.sleep(0)
+        for pid in lost:
+            self._tracker.lost(pid, time.monotonic())
+        ended = self._tracker.tick(time.monotonic())
+        for pull in ended:
+            self._count(pull)
+        if ended or len(self._tracker) != running:
+            self.changed()
+
+    def _count(self, pull: Pull) -> None:
+        detail = pull.detail(self._epoch)
+        self._emit(ended_of(pull.upstream, detail.pull))
+        self._sums.add(f"{pull.upstream}/{pull.repository}", detail, time.monotonic())
+
+    async def _look_up(self, steps: Iterable[Step]) -> None:
+        """Find out what manifests name; those that the catalog does not have as yet are looked up again."""
+        wanted = sorted(self._tracker.unknown(steps))[:MOST_LOOK_UPS]
+        self._tried = {digest: self._tried.get(digest, 0) + 1 for digest in wanted}
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                for digest in wanted:
+                    parts = tuple(map(_part, filter(_is_pulled, await self._children(Digest(digest)))))
+                    if parts or self._tried[digest] >= LOOK_UPS:
+                        self._tracker.learn(digest, parts, time.monotonic())
+                        del self._tried[digest]
+        except (OSError, TimeoutError) as error:
+            _log.warning(
+                "the catalog does not say what images are made of; look at its disk", extra={"why": str(error)}
+            )
+
+
+def _is_pulled(child: Child) -> bool:
+    return child.required
+
+
+def _part(child: Child) -> Part:
+    platform = "" if child.platform is None else str(child.platform)
+    return Part(str(child.descriptor.digest), child.descriptor.size, child.role, platform)
+
+
+@asynccontextmanager
+async def telling_pulls(
+    gathering: Gathering, children: Children, metrics: Metrics, *, of_workers: bool
+) -> AsyncIterator[Pulls]:
+    """Tell pulls from what `gathering` and workers tell, for as long as the context lasts."""
+    pulls = Pulls(gathering, children, metrics.observe, settle=SETTLE_SECONDS if of_workers else 0.0)
+    metrics.read_from(RUNNING, lambda: len(pulls))
+    async with Background() as background:
+        background.create_task(pulls.run(), name="tell pulls from requests")
+        yield pulls

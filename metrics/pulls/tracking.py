@@ -1,0 +1,304 @@
+"""Tells pulls from requests: steps go in, pulls that have ended come out. Pure: no clock, no catalog, no metrics.
+
+A client is an address and a User-Agent: those who share both are told apart by what they ask for, as far as that goes.
+Steps may come out of order, from several processes that tell of theirs in turns, and twice.
+
+Times are monotonic seconds; `now` is when a step is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from metrics.events import BlobStarted, RequestFinished
+from metrics.pulls.agents import agent_of
+from metrics.pulls.model import Part, Step
+from metrics.pulls.pull import Parts, Pull
+
+QUIET_SECONDS = 5.0
+LATE_SECONDS = 3.0
+ABANDONED_SECONDS = 3600.0
+MOST_PULLS = 4096
+MOST_PARTS = 200_000
+MOST_EARLY = 4096
+MOST_ENDED_REQUESTS = 16_384
+_REFUSED = frozenset({400, 401, 403, 404, 405, 406, 416, 429})
+_REFERRERS_TAG = re.compile(r"sha(256|512)-[0-9a-f]{32,}")
+
+Place = tuple[str, str, str, str]
+"""Whose pulls, and of which repository: address, User-Agent, upstream, repository."""
+
+
+class Closures:
+    """What manifests name. State: the latest that were asked for, bounded by the number of parts."""
+
+    def __init__(self, most: int = MOST_PARTS) -> None:
+        self._most = most
+        self._known: OrderedDict[str, Parts] = OrderedDict()
+        self._held = 0
+
+    def get(self, digest: str) -> Parts | None:
+        """Return what a manifest names, None where nobody has said."""
+        parts = self._known.get(digest)
+        if parts is not None:
+            self._known.move_to_end(digest)
+        return parts
+
+    def put(self, digest: str, parts: Parts) -> None:
+        """Keep what a manifest names."""
+        if digest in self._known:
+            return
+        self._known[digest] = parts
+        self._held += len(parts) + 1
+        while self._held > self._most:
+            self._held -= len(self._known.popitem(last=False)[1]) + 1
+
+
+class Tracker:
+    """State: the pulls that run, by place and age; steps that came before the pull that they belong to.
+
+    settle: for so long a pull that is complete waits for steps that other processes have not told of yet.
+    names: gives each pull its id.
+    """
+
+    def __init__(self, names: Callable[[], str], *, settle: float = 0.0) -> None:
+        self._names = names
+        self._settle = settle
+        self._closures = Closures()
+        self._pulls: OrderedDict[str, Pull] = OrderedDict()
+        self._places: dict[Place, list[Pull]] = {}
+        self._place_of: dict[str, Place] = {}
+        self._due: dict[str, float] = {}
+        self._requests: dict[str, Pull] = {}
+        self._early: OrderedDict[str, tuple[Step, int, float]] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._given_up: list[Pull] = []
+
+    def __len__(self) -> int:
+        return len(self._pulls)
+
+    def running(self) -> list[Pull]:
+        """Return the pulls that run, oldest first."""
+        return list(self._pulls.values())
+
+    def get(self, name: str) -> Pull | None:
+        """Return a running pull by its id."""
+        return self._pulls.get(name)
+
+    def unknown(self, steps: Iterable[Step]) -> set[str]:
+        """Return the manifests of which nobody has said what they name, of `steps` and of the pulls that run."""
+        asked = {
+            step.digest
+            for step in steps
+            if isinstance(step, RequestFinished) and step.kind == "manifest" and step.digest and step.status < 400
+        }
+        missing = {digest for digest in asked if self._closures.get(digest) is None}
+        for pull in self._pulls.values():
+            missing.update(digest for digest, parts in pull.manifests.items() if parts is None)
+        return missing
+
+    def learn(self, digest: str, parts: tuple[Part, ...], now: float) -> None:
+        """Take note of what a manifest names; nothing where it cannot be found out."""
+        if parts:
+            self._closures.put(digest, parts)
+        for pull in self._pulls.values():
+            if digest in pull.manifests and pull.manifests[digest] is None:
+                pull.learn(digest, parts)
+                self._look_at(pull, now)
+
+    def take(self, step: Step, now: float, teller: int = 0) -> None:
+        """Take a step that the process `teller` has told of."""
+        if isinstance(step, BlobStarted):
+            if step.request_id not in self._requests and step.request_id not in self._ended:
+                self._blob_started(step, now, teller)
+        elif step.request_id not in self._ended:
+            self._ended[step.request_id] = None
+            if len(self._ended) > MOST_ENDED_REQUESTS:
+                self._ended.popitem(last=False)
+            if step.kind == "manifest":
+                self._manifest(step, now)
+            elif step.kind == "blob" and step.method == "GET":
+                self._blob_finished(step, now, teller)
+
+    def lost(self, teller: int, now: float) -> None:
+        """A process is gone: what it had under way is not."""
+        for pull in list(self._pulls.values()):
+            for name in [name for name, one in pull.under_way.items() if one.teller == teller]:
+                self._give_up(pull, name, now)
+        for name in [name for name, (_, who, _) in self._early.items() if who == teller]:
+            del self._early[name]
+
+    def tick(self, now: float) -> list[Pull]:
+        """Return the pulls that have ended by `now`; they are forgotten here."""
+        for name in [name for name, due in self._due.items() if due <= now]:
+            pull = self._pulls[name]
+            for request in [
+                request for request, one in pull.under_way.items() if one.step.started + ABANDONED_SECONDS <= now
+            ]:
+                self._give_up(pull, request, now)
+            if self._due[name] <= now:
+                self._given_up.append(self._forget(pull))
+        while self._early and (oldest := next(iter(self._early.items())))[1][2] + LATE_SECONDS <= now:
+            del self._early[oldest[0]]
+        ended, self._given_up = self._given_up, []
+        return ended
+
+    def deadline(self) -> float | None:
+        """Return when `tick` has something to do, should nothing happen before; None: never."""
+        if self._given_up:
+            return 0.0
+        return min(self._due.values(), default=None)
+
+    def _manifest(self, step: RequestFinished, now: float) -> None:
+        if _REFERRERS_TAG.match(step.reference):
+            return
+        pull = self._of_manifest(step)
+        if pull is None:
+            if step.status in _REFUSED or step.method not in ("GET", "HEAD"):
+                return
+            pull = self._begin(step)
+        pull.add_manifest(step, self._closures.get(step.digest))
+        self._look_at(pull, now)
+        self._replay(_place(step), now)
+
+    def _of_manifest(self, step: RequestFinished) -> Pull | None:
+        """Return the running pull that a manifest is asked for in, None where it begins another."""
+        here = self._places.get(_place(step), [])
+        if ":" in step.reference:
+            waiting = [pull for pull in here if pull.awaits(step.reference)]
+            return next((pull for pull in waiting if step.reference not in pull.fetched), next(iter(waiting), None))
+        for pull in here:
+            if pull.by_digest:
+                if abs(pull.started - step.started) < LATE_SECONDS and self._begun_without(pull, step):
+                    return self._rename(pull, step)
+            elif (
+                pull.reference == step.reference
+                and (pull.first_blob is None or step.started < pull.first_blob)
+                and abs(step.started - pull.started) < QUIET_SECONDS
+            ):
+                return self._rename(pull, step)
+        return None
+
+    def _begun_without(self, pull: Pull, step: RequestFinished) -> bool:
+        """Tell whether a pull is of the image of a tag's manifest, of which it was not told as yet."""
+        if step.started > pull.started:
+            return False
+        return pull.digest == step.digest or any(
+            part.digest == pull.digest for part in self._closures.get(step.digest) or ()
+        )
+
+    def _rename(self, pull: Pull, step: RequestFinished) -> Pull:
+        """Let a pull be of the tag and the manifest that were asked for; its begin is the earliest that is known."""
+        pull.reference = step.reference
+        pull.digest = step.digest or pull.digest
+        pull.started = min(pull.started, step.started)
+        return pull
+
+    def _begin(self, step: RequestFinished) -> Pull:
+        if len(self._pulls) >= MOST_PULLS:
+            self._given_up.append(self._forget(next(iter(self._pulls.values()))))
+        pull = Pull(
+            id=self._names(),
+            upstream=step.upstream,
+            repository=step.repository,
+            reference=step.reference,
+            digest=step.digest,
+            agent=agent_of(step.agent),
+            started=step.started,
+        )
+        place = _place(step)
+        self._pulls[pull.id] = pull
+        self._place_of[pull.id] = place
+        self._places.setdefault(place, []).append(pull)
+        return pull
+
+    def _blob_started(self, step: BlobStarted, now: float, teller: int) -> None:
+        pull = self._of_blob(step)
+        if pull is None:
+            self._keep(step, teller, now)
+            return
+        pull.begin_blob(step, teller)
+        if step.request_id in pull.under_way:
+            self._requests[step.request_id] = pull
+        self._look_at(pull, now)
+
+    def _blob_finished(self, step: RequestFinished, now: float, teller: int) -> None:
+        pull = self._requests.pop(step.request_id, None) or self._of_blob(step)
+        if pull is None:
+            self._early.pop(step.request_id, None)  # its begin: the end tells all of it
+            self._keep(step, teller, now)
+            return
+        pull.end_blob(step)
+        self._look_at(pull, now)
+
+    def _of_blob(self, step: Step) -> Pull | None:
+        """Return the oldest pull that lacks the blob, or else the newest of its repository that may want it."""
+        here = [pull for pull in self._places.get(_place(step), ()) if pull.manifests and pull.started <= step.started]
+        wanting = [pull for pull in here if pull.names(step.digest) and pull.lacks(step.digest)]
+        if wanting:
+            return next((pull for pull in wanting if not pull.asks(step.digest)), wanting[0])
+        naming = [pull for pull in here if pull.names(step.digest)]
+        return naming[-1] if naming else here[-1] if here else None
+
+    def _keep(self, step: Step, teller: int, now: float) -> None:
+        """Keep a blob's step for the pull that it belongs to, of which another process may still tell."""
+        self._early[step.request_id] = step, teller, now
+        if len(self._early) > MOST_EARLY:
+            self._early.popitem(last=False)
+
+    def _replay(self, place: Place, now: float) -> None:
+        if not self._early:
+            return
+        for name, (step, teller, _) in list(self._early.items()):
+            if _place(step) == place and self._of_blob(step) is not None:
+                del self._early[name]
+                if isinstance(step, BlobStarted):
+                    self._blob_started(step, now, teller)
+                else:
+                    self._blob_finished(step, now, teller)
+
+    def _give_up(self, pull: Pull, request: str, now: float) -> None:
+        self._requests.pop(request, None)
+        pull.give_up(request, now)
+        self._look_at(pull, now)
+
+    def _look_at(self, pull: Pull, now: float) -> None:
+        """Find out when a pull is over, should it tell nothing more."""
+        if pull.under_way:
+            self._due[pull.id] = ABANDONED_SECONDS + min(one.step.started for one in pull.under_way.values())
+        elif pull.complete():
+            self._due[pull.id] = now + self._settle
+        else:
+            self._due[pull.id] = now + QUIET_SECONDS
+
+    def _forget(self, pull: Pull) -> Pull:
+        place = self._place_of.pop(pull.id)
+        here = self._places[place]
+        here.remove(pull)
+        if not here:
+            del self._places[place]
+        del self._pulls[pull.id]
+        self._due.pop(pull.id, None)
+        for name in list(pull.under_way):
+            self._requests.pop(name, None)
+        return pull
+
+
+def without_repeats(told: Iterable[tuple[int, Step]]) -> list[tuple[int, Step]]:
+    """Return the steps, each with who told it, without requests for a manifest that say what an earlier one said."""
+    seen: set[tuple[str, ...]] = set()
+    kept = []
+    for teller, step in told:
+        if isinstance(step, RequestFinished) and step.kind == "manifest" and step.status < 400:
+            key = (step.client, step.agent, step.upstream, step.repository, step.reference, step.digest, step.method)
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append((teller, step))
+    return kept
+
+
+def _place(step: Step) -> Place:
+    return step.client, step.agent, step.upstream, step.repository
