@@ -12,15 +12,14 @@ const CHARTS = [
   },
   {
     title: "Bytes per second", unit: as.rate, none: "Nothing was sent in this time.", incrs: BINARY,
-    lines: [["sent to clients", "sent", "accent", "fill"], ["from upstreams", "received", "outside", ""]],
+    lines: [["sent", "sent", "accent", "fill"], ["received", "received", "outside", ""]],
   },
   {
     title: "Hit ratio", unit: as.percent, none: "Nothing was looked up in this time.", range: [0, 1],
     lines: [["of bytes", "byte_hit_ratio", "accent", "fill"], ["of requests", "hit_ratio", "second", ""]],
   },
   {
-    title: "Requests per second", unit: (number) => (number == null ? "–" : number >= 10 ? as.count(number) : number.toFixed(number && number < 0.1 ? 2 : 1)),
-    none: "No requests in this time.",
+    title: "Requests per second", unit: as.decimal, none: "No requests in this time.",
     lines: [["requests", "requests", "accent", "fill"], ["errors", "errors", "bad", ""]],
   },
 ];
@@ -116,8 +115,8 @@ class Figure {
         y: { range: range ? () => range : (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, size: 26, space: 70, values: (_, splits) => splits.map((one) => as.clock(one).slice(0, 5)) },
-        { ...axis, size: 64, space: 34, gap: 6, ...(incrs ? { incrs } : {}), values: (_, splits) => splits.map(unit) },
+        { ...axis, grid: { show: false }, size: 28, gap: 7, space: 70, values: (_, splits) => splits.map((one) => as.clock(one).slice(0, 5)) },
+        { ...axis, size: 64, space: 34, gap: 6, ...(incrs ? { incrs } : {}), values: (_, splits) => splits.map((one) => (this.none.hidden ? unit(one) : "")) },
       ],
       series: [{}, ...this.chart.lines.map(([label, , name, how]) => ({
         label,

@@ -21,7 +21,9 @@ class Dashboard {
     this.charts = null;
     this.heard = null;
     this.started = null;
+    this.loaded = null;
     this.history = null;
+    this.since = null;
     this.stream = new LiveStream({
       onDocument: (live) => this.update(live),
       onLost: (why) => this.lost(why),
@@ -37,6 +39,7 @@ class Dashboard {
     const again = document.body.dataset.stale !== undefined || this.started !== live.started_at;
     this.heard = Date.now();
     this.started = live.started_at;
+    this.since = null;
     delete document.body.dataset.stale;
     show(byId("token"), false);
     show(byId("numbers"), true);
@@ -47,10 +50,11 @@ class Dashboard {
     welcome(live);
     document.title = live.state === "ready" ? "Entrepot" : `${live.state} – Entrepot`;
     setText(byId("foot"), `Numbers without another time are since the start, ${as.moment(live.started_at)}. All times are local. Nothing is kept on disk.`);
-    this.charts ??= new Charts();
+    if (document.body.dataset.fresh === undefined) this.charts ??= new Charts();
     if (first) this.waterfall.follow();
     else this.waterfall.update();
-    if (again) this.load();
+    if (this.charts === null) return;
+    if (again || this.loaded === null) this.load();
     else this.advance(live);
   }
 
@@ -76,7 +80,8 @@ class Dashboard {
 
   lost(why) {
     document.body.dataset.stale = "";
-    this.headline.lost(why, this.heard ?? Date.now());
+    this.since ??= this.heard ?? Date.now();
+    this.headline.lost(why, this.since);
   }
 
   closed(error) {
@@ -104,7 +109,9 @@ function welcome(live) {
   const { pulls } = live;
   const fresh = pulls.recent.length + pulls.running.length === 0 && Object.values(pulls.outcomes).every((one) => one === 0);
   show(byId("welcome"), fresh);
-  show(byId("running"), !fresh || live.fills.length > 0);
+  show(byId("hours"), !fresh);
+  if (fresh) document.body.dataset.fresh = "";
+  else delete document.body.dataset.fresh;
   if (!fresh) return;
   const url = reachable(live.listen?.[0]);
   setText(byId("welcome-pull"), `docker pull ${url.host}/library/alpine`);

@@ -17,6 +17,12 @@ export function count(number) {
   return number == null ? NOTHING : GROUPED.format(number);
 }
 
+/** A number that may be small: 0, 0.04, 3.4, 120. */
+export function decimal(number) {
+  if (number == null) return NOTHING;
+  return number >= 10 || number === 0 ? GROUPED.format(number) : number.toFixed(number < 0.1 ? 2 : 1);
+}
+
 /** "1 pull", "2 pulls". */
 export function counted(number, one, many = `${one}s`) {
   return `${GROUPED.format(number)} ${number === 1 ? one : many}`;

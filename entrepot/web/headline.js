@@ -28,7 +28,7 @@ export class Headline {
 
   state(level, word, words) {
     setAttribute(byId("state"), "data-level", level);
-    setText(byId("state-word"), word);
+    setText(byId("state-word"), words ? `${word}:` : word);
     setText(byId("state-words"), words);
   }
 
@@ -100,8 +100,13 @@ export class Headline {
     show(byId("quota-meter"), scarcest != null);
     if (scarcest == null) {
       setText(byId("quota-title"), "Upstreams");
+      if (!upstreams.some((upstream) => upstream.hosts.some((host) => host.answered)) && failing === 0) {
+        setQuantity(byId("quota"), [as.count(upstreams.length), ""]);
+        setText(byId("quota-more"), "not asked yet");
+        return;
+      }
       setQuantity(byId("quota"), [`${upstreams.length - failing} of ${upstreams.length}`, ""]);
-      setText(byId("quota-more"), failing ? `answer · ${failing} ${failing === 1 ? "fails" : "fail"}` : "answer, and none told of a quota");
+      setText(byId("quota-more"), failing ? `answer · ${failing} ${failing === 1 ? "fails" : "fail"}` : "answer; none told of a quota");
       return;
     }
     const { limit, remaining } = scarcest.quota;
@@ -116,8 +121,8 @@ export function quotaLevel({ limit, remaining }) {
   return remaining <= limit * 0.1 ? "bad" : remaining <= limit * 0.25 ? "warn" : "";
 }
 
-/** Eviction keeps the disk between its marks: bad is only what cannot be evicted in time. */
+/** A full cache is as it should be, as eviction keeps it below its mark: trouble is only what goes beyond. */
 export function diskLevel(space) {
   const used = space.stored + space.reserved;
-  return used > space.high || space.high === 0 ? "bad" : used > space.low ? "warn" : "";
+  return used > space.high || space.high === 0 ? "bad" : used > space.high * 0.99 ? "warn" : "";
 }

@@ -12,6 +12,9 @@ export function updatePlaces(live) {
   updateRegions(live.regions);
   updateFleet(live.fleet);
   updateBucket(live.bucket);
+  const crowded = live.regions != null || live.fleet != null || live.workers.length > 0;
+  const place = document.querySelector(crowded ? ".column:not(.side)" : ".side");
+  if (byId("repositories-part").parentElement !== place) place.append(byId("repositories-part"));
   show(byId("workers-part"), live.workers.length > 0);
   keyed(byId("workers"), live.workers, (one) => one.number, makeEntry, updateWorker);
 }
@@ -31,7 +34,10 @@ function setEntry(row, level, name, word, lines) {
   setAttribute(found.name, "title", name);
   setText(found.word, word);
   const told = lines.filter(Boolean);
-  keyed(found.lines, told.map((text, index) => ({ text, index })), ({ index }) => index, () => el("div"), (one, { text }) => setText(one, text));
+  keyed(found.lines, told.map((text, index) => ({ text, index })), ({ index }) => index, () => el("div"), (one, { text }) => {
+    setText(one, text);
+    setAttribute(one, "title", text.length > 80 ? text : null);
+  });
 }
 
 function makeUpstream(upstream) {
@@ -56,7 +62,7 @@ function updateUpstream(row, upstream) {
   show(bar, quota != null);
   if (quota) setMeter(bar, quota.remaining / quota.limit, `${quota.remaining} of ${quota.limit} requests left`, quotaLevel(quota));
   setEntry(row, level, as.name(upstream.name), word, [
-    quota && `${as.count(quota.remaining)} of ${as.counted(quota.limit, "request")} left${quota.window ? `, in ${as.duration(quota.window)}` : ""}`,
+    quota && `${as.count(quota.remaining)} of ${as.counted(quota.limit, "request")} left${quota.window ? ` (window ${as.duration(quota.window)})` : ""}`,
     ...held,
     ...hosts.filter((host) => host.breaker === "open").map((host) => `${as.name(host.host)} is not asked for now: it failed too often`),
     ...hosts.filter((host) => host.breaker === "half-open").map((host) => `${as.name(host.host)} is being tried again`),
@@ -102,9 +108,9 @@ function updateRegions(regions) {
   show(byId("regions-part"), regions != null);
   if (regions == null) return;
   keyed(byId("regions"), regions.peers, (one) => one.name, makeEntry, (row, peer) => {
-    const behind = peer.seconds_behind > 0 || peer.images_behind > 0;
-    setEntry(row, PEER_LEVELS[peer.state] ?? "warn", as.name(peer.name), behind ? `${as.duration(peer.seconds_behind)} behind` : peer.state === "current" ? "current" : as.name(peer.state), [
-      behind && `${as.counted(peer.images_behind, "image or tag", "images and tags")} to come${peer.bytes_behind > 0 ? `, ${as.bytes(peer.bytes_behind)}` : ""}${peer.rate > 0 ? `, at ${as.rate(peer.rate)}` : ""}`,
+    const late = peer.seconds_behind > 0 ? ` · ${as.duration(peer.seconds_behind)} behind` : "";
+    setEntry(row, PEER_LEVELS[peer.state] ?? "warn", as.name(peer.name), `${as.name(peer.state)}${late}`, [
+      (peer.seconds_behind > 0 || peer.images_behind > 0) && `${as.counted(peer.images_behind, "image or tag", "images and tags")} to come${peer.bytes_behind > 0 ? `, ${as.bytes(peer.bytes_behind)}` : ""}${peer.rate > 0 ? `, at ${as.rate(peer.rate)}` : ""}`,
       peer.held && `nothing is fetched now: ${as.name(peer.held)}`,
       peer.error && as.name(peer.error),
       peer.removals_refused && as.name(peer.removals_refused),
@@ -143,7 +149,8 @@ function updateBucket(bucket) {
 
 function updateWorker(row, worker) {
   const restarts = worker.restarts > 0 ? `started again ${worker.restarts === 1 ? "once" : `${as.count(worker.restarts)} times`}` : "";
-  setEntry(row, worker.answers ? "good" : "bad", `Worker ${worker.number}`, worker.answers ? "answers" : "does not answer", [
-    `pid ${worker.pid}${restarts ? ` · ${restarts}` : ""}`,
+  const pid = `pid ${worker.pid}`;
+  setEntry(row, worker.answers ? "good" : "bad", `Worker ${worker.number}`, worker.answers ? pid : "does not answer", [
+    worker.answers ? restarts : [pid, restarts].filter(Boolean).join(" · "),
   ]);
 }
