@@ -110,7 +110,7 @@ class Channel:
         """
         if self._writer.is_closing():
             return
-        body = msgspec.msgpack.encode(message)
+        body = msgspec.msgpack.encode(message, enc_hook=str)  # tags and digests are strings of their own types
         self._writer.write(_LENGTH.pack(len(body)) + body)
 
     @property
