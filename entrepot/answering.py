@@ -16,6 +16,7 @@ from entrepot.config import Address, Config
 from entrepot.descriptors import raise_limit
 from entrepot.mirror import Mirror
 from entrepot.tls import listening_tls
+from metrics.declarations import REQUESTS_IN_PROGRESS
 from metrics.events import Emit
 from proxy.app import Face
 from proxy.cache.once import Background
@@ -143,14 +144,15 @@ async def answering(mirror: Mirror, sockets: Sequence[socket.socket], emit: Emit
         answers = Answering()
         stack.push_async_callback(answers.aclose)
         await answers.turn_to(mirror, emit)
-        await stack.enter_async_context(taking(mirror.config, sockets, answers))
+        server = await stack.enter_async_context(taking(mirror.config, sockets, answers))
+        mirror.metrics.read_from(REQUESTS_IN_PROGRESS, lambda: server.in_progress)
         yield answers
 
 
 @asynccontextmanager
 async def taking(
     config: Config, sockets: Sequence[socket.socket], answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Server]:
     """Let `answer` answer what comes to `sockets`; on leaving take no more connections, let the others end in time."""
     async with AsyncExitStack() as stack:
         context = await stack.enter_async_context(listening_tls(config.tls)) if config.tls is not None else None
@@ -160,4 +162,4 @@ async def taking(
         stack.push_async_callback(runner.cleanup)
         for one in sockets:
             stack.callback((await listen(server, one, context)).close)
-        yield
+        yield server

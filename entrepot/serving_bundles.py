@@ -33,6 +33,7 @@ from entrepot.loops import keep_start
 from entrepot.status import Readiness
 from entrepot.trusting import trust_of
 from entrepot.view import State
+from metrics.declarations import REQUESTS_IN_PROGRESS
 from metrics.events import Emit
 from metrics.looplag import watch_lag
 from metrics.prometheus import Metrics
@@ -171,7 +172,8 @@ async def serve_bundles(config: Config, metrics: Metrics, emit: Emit) -> None:
             rules=rules_of(config),
             hosts=config.hosts,
         )
-        await stack.enter_async_context(taking(config, sockets, face))
+        server = await stack.enter_async_context(taking(config, sockets, face))
+        metrics.read_from(REQUESTS_IN_PROGRESS, lambda: server.in_progress)
         serving.listen_addresses = addresses_of(sockets, tls=config.tls is not None)
         keep_start()
         serving.state = "ready"

@@ -65,6 +65,11 @@ class Protocol(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall: StallWatch | None = None
 
+    @property
+    def is_answering(self) -> bool:
+        """A request is being answered."""
+        return self._current_request is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._await_head()
@@ -157,6 +162,11 @@ class Server(web.Server):
 
     def __call__(self) -> RequestHandler:
         return Protocol(self, self.has_room, loop=self._loop)
+
+    @property
+    def in_progress(self) -> int:
+        """How many requests are being answered now; counted when asked for, and by any thread."""
+        return sum(isinstance(one, Protocol) and one.is_answering for one in self.connections)
 
     def has_room(self) -> bool:
         """Tell whether the connections are not too many; say so in the log once per time that they are."""

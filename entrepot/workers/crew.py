@@ -167,6 +167,8 @@ class Crew:
                 await asyncio.gather(*(worker.reported.wait() for worker in asked))
         for number, worker in self._current.items():
             self._metrics.worker_up(number, up=self._answers(worker))
+            if worker.report is not None:
+                self._metrics.worker_used(number, resident=worker.report.resident, cpu=worker.report.cpu)
 
     async def replace(self, config: Config) -> None:
         """Start workers that do what `config` says, one by one; each takes the place of one that then drains.

@@ -37,11 +37,16 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):
-    """What a worker has counted, what it fills, what it knows of the upstreams."""
+    """What a worker has counted, what it fills, what it knows of the upstreams.
+
+    resident: bytes of its memory. cpu: seconds of processor time since its start.
+    """
 
     metrics: Snapshot
     fills: tuple[FillView, ...]
     upstreams: tuple[UpstreamView, ...]
+    resident: int
+    cpu: float
 
 
 class Steps(msgspec.Struct, frozen=True, tag=True):

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -120,5 +121,15 @@ async def _obey(channel: Channel, running: Mirror, logs: Logs, stop: asyncio.Eve
 
 def _told(running: Mirror) -> Report:
     return Report(
-        running.metrics.snapshot(), fill_views(running.cache.running()), host_views(running.upstream_status())
+        running.metrics.snapshot(),
+        fill_views(running.cache.running()),
+        host_views(running.upstream_status()),
+        _resident(),
+        time.process_time(),
     )
+
+
+def _resident() -> int:
+    """Return the bytes of memory that are resident; the kernel tells at once (proc_pid_statm(5))."""
+    with open("/proc/self/statm") as told:
+        return int(told.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -50,6 +51,11 @@ def of_two(tmp_path: Path, upstream: FakeUpstream) -> Mirror:
 async def workers_of(mirror: Mirror) -> list[int]:
     status = await asyncio.to_thread(mirror.status)
     return [worker["pid"] for worker in status["workers"]]
+
+
+async def metrics_of(mirror: Mirror) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"{mirror.admin}/metrics") as answer:
+        return await answer.text()
 
 
 async def pull(mirror: Mirror, digest: Digest, pids: list[int]) -> Pull:
@@ -113,6 +119,7 @@ async def test_two_workers_make_one_download_of_a_blob(tmp_path: Path) -> None:
             status = await asyncio.to_thread(mirror.status)
             (fill,) = status["fills"]
             assert (fill["readers"], fill["received"]) == (len(pulls), 6 * MIB)
+            assert f"\nentrepot_requests_in_progress {len(pulls)}.0\n" in await metrics_of(mirror)
             upstream.go_on()
             async with asyncio.timeout(60):
                 assert {hashlib.sha256(await one.body).hexdigest() for one in pulls} == {digest.hex}
@@ -273,11 +280,16 @@ async def test_numbers_of_all_workers_are_exposed_together(tmp_path: Path) -> No
         for _ in range(40):
             async with aiohttp.ClientSession() as session, session.get(f"{mirror.url}/v2/"):
                 pass
-        async with aiohttp.ClientSession() as session, session.get(f"{mirror.admin}/metrics") as answer:
-            text = await answer.text()
+        text = await metrics_of(mirror)
         assert 'entrepot_requests_total{kind="ping",method="GET",status="200"} 40.0' in text
         assert 'entrepot_worker_up{worker="1"} 1.0' in text
         assert 'entrepot_worker_up{worker="2"} 1.0' in text
+        assert "entrepot_requests_in_progress 0.0" in text
+        for number in (1, 2):
+            (memory,) = re.findall(f'^entrepot_worker_resident_memory_bytes{{worker="{number}"}} (.*)$', text, re.M)
+            (cpu,) = re.findall(f'^entrepot_worker_cpu_seconds_total{{worker="{number}"}} (.*)$', text, re.M)
+            assert float(memory) > 10 * MIB
+            assert 0 < float(cpu) < 60
 
 
 @pytest.mark.parametrize("workers", [1, 2])
