@@ -15,10 +15,11 @@ SPLIT ?= -n 3 --dist loadgroup --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow go-clients bench lint types imports format check lock clean
+.PHONY: help run demo test test-slow go-clients bench screenshots lint types imports format check lock clean
 
 help:
 	@echo "make run         start the mirror on 127.0.0.1:5000 (ARGS=\"--data DIR …\" adds flags)"
+	@echo "make demo        a mirror at work and its dashboard, with no network at all"
 	@echo "make test        the everyday suite"
 	@echo "make test-slow   kill rounds, big images, soaks as well"
 	@echo "make bench       the mirror beside nginx and docker-registry"
@@ -26,6 +27,9 @@ help:
 
 run: $(RUN_READY)
 	@exec $(BIN)/entrepot serve $(ARGS)
+
+demo: $(RUN_READY)
+	@exec $(BIN)/entrepot demo $(ARGS)
 
 test: $(DEV_READY)
 	$(BIN)/python -m pytest $(SPLIT) $(ARGS)
@@ -39,6 +43,10 @@ go-clients: $(DEV_READY)
 
 bench: $(DEV_READY)
 	$(BIN)/python -m bench $(ARGS)
+
+# The pictures of the documents, of the demo in Chromium.
+screenshots: $(DEV_READY)
+	$(BIN)/python -m tests.support.screenshots
 
 lint: $(DEV_READY)
 	$(BIN)/ruff check .

@@ -44,6 +44,7 @@ def traffic_line(summary: Summary) -> str:
 def closing_lines(summary: Summary) -> Iterator[str]:
     """Yield what happened in all."""
     yield traffic_line(summary)
+    yield f"{counted(summary.fetched, 'object')} came from the registry, {summary.again or 'none'} of them again"
     yield from (f"failed: {problem}" for problem in summary.problems)
     if summary.folder is not None:
         yield f"kept: {summary.folder}"

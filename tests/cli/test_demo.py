@@ -1,0 +1,196 @@
+"""`entrepot demo`: pulls are there at once, each digest is fetched once, and nothing is left of it however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from entrepot.demo.images import ARCHITECTURES, IMAGES, make_samples
+from proxy.oci.digest import Digest
+from proxy.oci.manifests import parse_manifest
+from tests.support.apart import Apart
+from tests.support.browser import chromium, watched
+from tests.support.clients import Docker
+from tests.support.processes import Program, no_environment
+
+READY = "Ctrl-C ends all of it"
+
+
+@contextmanager
+def demo(tmp_path: Path, *flags: str) -> Iterator[Program]:
+    """Run a demo on free ports, whose folder lies in `tmp_path`."""
+    argv = [sys.executable, "-m", "entrepot", "demo", "--port", "0", "--admin-port", "0", *flags]
+    with no_environment("ENTREPOT_"), Program(argv, tmp_path / "log", {"TMPDIR": str(tmp_path)}) as program:
+        yield program
+
+
+def dashboard(program: Program) -> str:
+    found = re.search(r"http://\S+", program.wait_line("dashboard: "))
+    assert found is not None
+    return found[0]
+
+
+def said(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)
+
+
+def children(program: Program) -> dict[str, int]:
+    """Return the processes of a demo: `mirror` and `registry`."""
+    pids = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    words = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in pids}
+    return {"registry" if b"--from" in given else "mirror": pid for pid, given in words.items()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def gone(pids: Mapping[str, int]) -> bool:
+    return not any(map(alive, pids.values()))
+
+
+def folders(tmp_path: Path) -> list[Path]:
+    return list(tmp_path.glob("entrepot-demo-*"))
+
+
+def test_samples_are_whole_and_the_same_everywhere() -> None:
+    put: dict[str, bytes] = {}
+
+    def hear(digest: Digest, body: bytes) -> None:
+        assert Digest.of(body) == digest
+        assert str(digest) not in put, "made twice"
+        put[str(digest)] = body if len(body) < 10_000 else b""
+
+    samples = make_samples(hear)
+    assert tuple(f"{sample.repository}:{sample.tag}" for sample in samples) == IMAGES
+    named: set[str] = set()
+    for sample in samples:
+        index = parse_manifest(sample.index.body, sample.index.media_type)
+        platforms = [child.platform.architecture for child in index.children if child.platform is not None]
+        assert tuple(platforms) == ARCHITECTURES
+        for manifest in (sample.index, *sample.index.children):
+            parsed = parse_manifest(manifest.body, manifest.media_type)
+            named |= {str(manifest.digest), *(str(child.descriptor.digest) for child in parsed.children)}
+    assert named == set(put)
+    web = next(sample for sample in samples if sample.tag == "1.0")
+    assert str(web.index.digest) == "sha256:4ba07d7771d11d71890443cd5df0b947f26ae02dd3deafff6558784efc6162b7"
+
+
+@pytest.mark.needs("chromium")
+def test_the_dashboard_shows_pulls_of_the_demo_within_two_seconds(tmp_path: Path) -> None:
+    """Issue: the newcomer opens the page, and the pulls are there; Ctrl-C leaves nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with demo(tmp_path, "--port", str(port)) as program, chromium() as browser, watched(browser) as seen:
+            url = dashboard(program)
+            program.wait_line(f"port {port} is taken: ")
+            program.wait_line(READY)
+            opened = time.time()
+            seen.page.goto(url)
+            seen.page.locator('a[href^="#pull="]', has_text="demo/web").first.wait_for(timeout=60_000)
+            shown = time.time()
+            pulls = said(url.replace("dashboard/", "api/pulls"))
+            began = min(pull["started_at"] for pull in (*pulls["running"], *pulls["recent"]))
+            assert shown - max(opened, began) < 2
+            status = said(url.replace("dashboard/", "api/status"))
+            assert seen.complaints == []
+            (host,) = status["upstreams"][0]["hosts"]
+            assert host["quota"]["limit"] == 100
+            assert 0 < host["quota"]["remaining"] < 100
+            processes = children(program)
+            assert set(processes) == {"mirror", "registry"}
+            program.signal(signal.SIGINT)
+            assert program.ended() == 0
+    # P4: many machines pulled, and what they share was fetched once.
+    assert re.search(r"[1-9]\d* objects came from the registry, none of them again", program.tail())
+    assert gone(processes)
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs("root", "ip")
+def test_the_demo_needs_no_network_and_no_environment(tmp_path: Path) -> None:
+    with Apart() as apart:
+        argv = ["env", "-i", "PATH=/usr/bin:/bin", f"TMPDIR={tmp_path}", sys.executable, "-m", "entrepot", "demo"]
+        program = apart.call(Program, [*argv, "--seconds", "5", "--format", "json"], tmp_path / "log")
+        with program:
+            assert program.ended() == 0
+    summary = json.loads(program.tail())
+    assert summary["endings"]["done"] >= 8
+    assert (summary["again"], summary["problems"]) == (0, [])
+    assert summary["received"] < summary["sent"] / 3
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["mirror", "registry"])
+def test_a_process_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path, which: str) -> None:
+    with demo(tmp_path) as program:
+        program.wait_line(READY)
+        processes = children(program)
+        os.kill(processes[which], signal.SIGKILL)
+        assert program.ended() == 1
+    assert f"entrepot: the {which} was ended by signal 9; the last it said:" in program.tail()
+    assert '"serving"' in program.tail()
+    assert gone(processes)
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
+    with demo(tmp_path) as program:
+        program.wait_line(READY)
+        processes = children(program)
+        program.kill()
+        deadline = time.monotonic() + 30
+        while not gone(processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert gone(processes)
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    with demo(tmp_path) as program:
+        dashboard(program)
+        processes = children(program)
+        program.signal(signal.SIGTERM)
+        assert program.ended() == 0
+    assert gone(processes)
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_kept_has_the_configuration_and_the_logs(tmp_path: Path) -> None:
+    with demo(tmp_path, "--keep", "--seconds", "1") as program:
+        assert program.ended() == 0
+    (folder,) = folders(tmp_path)
+    assert f"kept: {folder}" in program.tail()
+    assert {path.name for path in folder.iterdir()} == {"demo.tar", "demo.toml", "data", "mirror.log", "registry.log"}
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.needs("dockerd", "containerd", "root")
+def test_docker_pulls_what_the_demo_says_one_can(tmp_path: Path) -> None:
+    with demo(tmp_path) as program, Docker(tmp_path / "d") as docker:
+        reference = program.wait_line("docker pull ").split()[-1]
+        assert docker.pull(f"http://{reference.partition('/')[0]}", reference)
