@@ -25,6 +25,7 @@ _OURS = (
     "architecture.md",
     "air-gap.md",
     "bundle-format.md",
+    "dashboard.md",
     "fleet.md",
     "object-storage.md",
     "regions.md",
