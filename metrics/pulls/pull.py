@@ -179,7 +179,7 @@ class Pull:
         return PullSummary(
             id=self.id,
             image=f"{self.upstream}/{self.repository}{'@' if self.by_digest else ':'}{self.reference}",
-            digest=self.digest,
+            digest=str(self.digest),
             platform=self._platform(),
             agent=self.agent,
             state=state,
@@ -250,8 +250,8 @@ class Pull:
         upstream = min(step.upstream_wait, first_byte)
         return Bar(
             role="manifest" if step.kind == "manifest" else self._role(step.digest),
-            reference=step.reference,
-            digest=step.digest,
+            reference=str(step.reference),
+            digest=str(step.digest),
             size=self._size(step.digest) or step.sent,
             outcome=step.outcome,
             status=step.status,
@@ -265,8 +265,8 @@ class Pull:
     def _begun(self, step: BlobStarted, now: float) -> Bar:
         return Bar(
             role=self._role(step.digest),
-            reference=step.digest,
-            digest=step.digest,
+            reference=str(step.digest),
+            digest=str(step.digest),
             size=self._size(step.digest) or 0,
             outcome="running",
             status=0,
