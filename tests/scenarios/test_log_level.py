@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from entrepot.config import Config, LogConfig
@@ -39,6 +40,7 @@ def ask_until(mirror: Mirror, numbers: Callable[[], int], said: Callable[[], boo
     raise AssertionError(mirror.program.tail())
 
 
+@pytest.mark.slow
 async def test_a_hang_up_changes_the_level_of_every_worker_and_replaces_none(tmp_path: Path) -> None:
     numbers = count().__next__
     async with FakeUpstream() as upstream:
