@@ -104,10 +104,10 @@ class Demo:
             settings = await asyncio.to_thread(self._configure, folder, link.url)
             serve = ("serve", "--config", settings)
             mirror = await stack.enter_async_context(child("the mirror", serve, folder / "mirror.log"))
-            self.mirror = await mirror.serving()
-            self.note(f"dashboard: {self.dashboard}")
             given = ("--from", await making, "--listen", f"{_HOST}:0", "--admin", f"{_HOST}:0")
             registry = await stack.enter_async_context(child("the registry", (*serve, *given), folder / "registry.log"))
+            self.mirror = await mirror.serving()
+            self.note(f"dashboard: {self.dashboard}")
             link.target = await registry.serving()
             self._begun = time.monotonic()
             try:

