@@ -27,6 +27,7 @@ _OURS = (
     "bundle-format.md",
     "dashboard.md",
     "fleet.md",
+    "logs.md",
     "object-storage.md",
     "regions.md",
 )
