@@ -33,7 +33,7 @@ class Gathering:
     def observe(self, event: Event) -> None:
         """Keep `event` where it is a step."""
         if type(event) is RequestFinished:
-            self._finished(event)
+            self.finished(event)
         elif type(event) is BlobStarted:
             self._keep(event)
 
@@ -42,7 +42,8 @@ class Gathering:
         steps, self._steps, self._last = self._steps, [], None
         return steps
 
-    def _finished(self, event: RequestFinished) -> None:
+    def finished(self, event: RequestFinished) -> None:
+        """Keep `event` where it is a step: as `observe`, for who knows what it has."""
         if event.kind == "manifest":
             last = self._last
             if last is not None and _alike(event, last):
@@ -62,6 +63,8 @@ class Gathering:
 
 
 def _alike(one: RequestFinished, other: RequestFinished) -> bool:
+    if one.alike and one.alike == other.alike:
+        return one.client == other.client and one.agent == other.agent
     return (
         one.reference == other.reference
         and one.client == other.client

@@ -16,7 +16,8 @@ Step = BlobStarted | RequestFinished
 
 Role = Literal["config", "layer", "manifest"]
 State = Literal["running", "done", "unchanged", "broken"]
-"""unchanged: only manifests were asked for, the client had the rest. broken: something failed, or was left unread."""
+"""unchanged: manifests were asked for, and the config at most: the client had all layers. broken: something failed, or
+was left unread."""
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -54,7 +55,8 @@ class PullSummary(msgspec.Struct, frozen=True):
 
     image: the full reference that was asked for. agent: the client program, of a small fixed set, or "other".
     outcome: hit | joined | miss | near (from another node, the bucket or another region) | unchanged | broken; of a
-    running pull what it is so far. started_at: unix time. seconds: to the end of its last request, or to now.
+    running pull what it is so far. started_at: unix time. seconds: to the end of its last request, or to now while one
+    is under way.
     layers, had: how many the image has (0 while unknown), and how many of them the client did not ask for;
     layer_bytes, had_bytes: their sizes. sent: bytes to the client.
     """

@@ -169,7 +169,7 @@ class Pull:
             return "running"
         if self.failed or any(blob.bad for blob in self.blobs.values()):
             return "broken"
-        return "done" if self.blobs else "unchanged"
+        return "unchanged" if all(self._role(digest) == "config" for digest in self.blobs) else "done"
 
     def summary(self, epoch: float, now: float | None = None) -> PullSummary:
         """Return it for a list, as it ended, or as it is at `now`. epoch: the unix time of monotonic 0."""
@@ -185,7 +185,7 @@ class Pull:
             state=state,
             outcome=state if state in ("unchanged", "broken") else self._outcome(),
             started_at=self.started + epoch,
-            seconds=max(0.0, (self.ended if now is None else now) - self.started),
+            seconds=max(0.0, (now if now is not None and self.under_way else self.ended) - self.started),
             sent=self.sent,
             layers=len(layers),
             had=len(had),

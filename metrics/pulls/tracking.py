@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from metrics.events import BlobStarted, RequestFinished
 from metrics.pulls.agents import agent_of
@@ -107,6 +108,7 @@ class Tracker:
             if digest in pull.manifests and pull.manifests[digest] is None:
                 pull.learn(digest, parts)
                 self._look_at(pull, now)
+                self._replay(self._place_of[pull.id], now)
 
     def take(self, step: Step, now: float, teller: int = 0) -> None:
         """Take a step that the process `teller` has told of."""
@@ -140,8 +142,7 @@ class Tracker:
                 self._give_up(pull, request, now)
             if self._due[name] <= now:
                 self._given_up.append(self._forget(pull))
-        while self._early and (oldest := next(iter(self._early.items())))[1][2] + LATE_SECONDS <= now:
-            del self._early[oldest[0]]
+        self._place_late(now)
         ended, self._given_up = self._given_up, []
         return ended
 
@@ -149,7 +150,8 @@ class Tracker:
         """Return when `tick` has something to do, should nothing happen before; None: never."""
         if self._given_up:
             return 0.0
-        return min(self._due.values(), default=None)
+        late = [kept + LATE_SECONDS for _, _, kept in islice(self._early.values(), 1)]
+        return min([*self._due.values(), *late], default=None)
 
     def _manifest(self, step: RequestFinished, now: float) -> None:
         if _REFERRERS_TAG.match(step.reference):
@@ -218,29 +220,36 @@ class Tracker:
         pull = self._of_blob(step)
         if pull is None:
             self._keep(step, teller, now)
-            return
-        pull.begin_blob(step, teller)
-        if step.request_id in pull.under_way:
-            self._requests[step.request_id] = pull
-        self._look_at(pull, now)
+        else:
+            self._add_blob(pull, step, now, teller)
 
     def _blob_finished(self, step: RequestFinished, now: float, teller: int) -> None:
-        pull = self._requests.pop(step.request_id, None) or self._of_blob(step)
+        pull = self._requests.pop(step.request_id, None)
         if pull is None:
             self._early.pop(step.request_id, None)  # its begin: the end tells all of it
+            pull = self._of_blob(step)
+        if pull is None:
             self._keep(step, teller, now)
-            return
-        pull.end_blob(step)
-        self._look_at(pull, now)
+        else:
+            self._add_blob(pull, step, now, teller)
 
     def _of_blob(self, step: Step) -> Pull | None:
-        """Return the oldest pull that lacks the blob, or else the newest of its repository that may want it."""
-        here = [pull for pull in self._places.get(_place(step), ()) if pull.manifests and pull.started <= step.started]
-        wanting = [pull for pull in here if pull.names(step.digest) and pull.lacks(step.digest)]
-        if wanting:
-            return next((pull for pull in wanting if not pull.asks(step.digest)), wanting[0])
-        naming = [pull for pull in here if pull.names(step.digest)]
-        return naming[-1] if naming else here[-1] if here else None
+        """Return the pull that a blob is asked for in, as far as that is certain by now."""
+        wanting = self._wanting(step)
+        return self._guessed(step) if wanting is None and not self._settle else wanting
+
+    def _wanting(self, step: Step) -> Pull | None:
+        """Return the oldest pull that lacks the blob, rather one that has not asked for it."""
+        wanting = [pull for pull in self._here(step) if pull.names(step.digest) and pull.lacks(step.digest)]
+        return next((pull for pull in wanting if not pull.asks(step.digest)), next(iter(wanting), None))
+
+    def _guessed(self, step: Step) -> Pull | None:
+        """Return the newest pull of the repository, rather one that has the blob for a part."""
+        here = self._here(step)
+        return next((pull for pull in reversed(here) if pull.names(step.digest)), here[-1] if here else None)
+
+    def _here(self, step: Step) -> list[Pull]:
+        return [pull for pull in self._places.get(_place(step), ()) if pull.started <= step.started]
 
     def _keep(self, step: Step, teller: int, now: float) -> None:
         """Keep a blob's step for the pull that it belongs to, of which another process may still tell."""
@@ -249,15 +258,30 @@ class Tracker:
             self._early.popitem(last=False)
 
     def _replay(self, place: Place, now: float) -> None:
-        if not self._early:
-            return
-        for name, (step, teller, _) in list(self._early.items()):
-            if _place(step) == place and self._of_blob(step) is not None:
+        """Look again at steps of a place of which more is known."""
+        for name, (step, teller, _) in list(self._early.items()) if self._early else ():
+            if _place(step) == place and (pull := self._wanting(step)) is not None:
                 del self._early[name]
-                if isinstance(step, BlobStarted):
-                    self._blob_started(step, now, teller)
-                else:
-                    self._blob_finished(step, now, teller)
+                self._add_blob(pull, step, now, teller)
+
+    def _place_late(self, now: float) -> None:
+        """Give steps that have waited for long enough to the pull that is likeliest, or nobody."""
+        while self._early:
+            name, (step, teller, kept) = next(iter(self._early.items()))
+            if kept + LATE_SECONDS > now:
+                return
+            del self._early[name]
+            if (pull := self._wanting(step) or self._guessed(step)) is not None:
+                self._add_blob(pull, step, now, teller)
+
+    def _add_blob(self, pull: Pull, step: Step, now: float, teller: int) -> None:
+        if isinstance(step, BlobStarted):
+            pull.begin_blob(step, teller)
+            if step.request_id in pull.under_way:
+                self._requests[step.request_id] = pull
+        else:
+            pull.end_blob(step)
+        self._look_at(pull, now)
 
     def _give_up(self, pull: Pull, request: str, now: float) -> None:
         self._requests.pop(request, None)
