@@ -1,0 +1,1 @@
+"""What mirrors are deployed with; nothing here is installed."""
