@@ -1,6 +1,7 @@
 """The document that a page shows and renews every second: the mirror, its traffic, its pulls.
 
-Only the structs live here; who makes them is `entrepot.watching`. No field holds a credential or a client's address.
+The structs live here, and the totals, which come from the metrics alone; the rest is `entrepot.watching`'s. No field
+holds a credential or a client's address.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import msgspec
 
 from entrepot.views import BucketView, FillView, FleetView, RegionsView, UpstreamView, WorkerView
+from metrics import declarations as declared
 from metrics.history import Point
+from metrics.metric import Metric
+from metrics.prometheus import Metrics
 from metrics.pulls.model import PullsView
 from proxy.store.records import StoreStats
 from proxy.store.sweep import SpaceReport
@@ -59,3 +63,34 @@ class Live(msgspec.Struct, frozen=True):
     bucket: BucketView | None = None
     regions: RegionsView | None = None
     listen: tuple[str, ...] = ()
+
+
+def totals(metrics: Metrics) -> Totals:
+    """Return what was counted since the start, in all processes.
+
+    Bytes count when a request, or a download, ends. Received is what downloads brought from upstreams, and what went
+    from one straight to a client: what was relayed, and manifests that were not here.
+    """
+    sent_as = metrics.by(declared.SENT_BYTES, "kind", "outcome")
+    straight = sum(sent for kind, sent in sent_as.items() if kind[1] == "relayed" or kind == ("manifest", "miss"))
+    sent = int(sum(sent_as.values()))
+    received = _total(metrics, declared.RECEIVED_BYTES) + int(straight)
+    evicted, evicted_bytes = (
+        int(metrics.by(metric, "reason").get(("quota",), 0))
+        for metric in (declared.EVICTED_CLOSURES, declared.EVICTED_BYTES)
+    )
+    return Totals(
+        requests=_total(metrics, declared.REQUESTS),
+        sent=sent,
+        received=received,
+        near=_total(metrics, declared.NEAR_BYTES),
+        saved=max(0, sent - received),
+        evicted=evicted,
+        evicted_bytes=evicted_bytes,
+        verification_failures=_total(metrics, declared.VERIFICATION_FAILURES),
+        lookups=metrics.totals(),
+    )
+
+
+def _total(metrics: Metrics, metric: Metric) -> int:
+    return int(sum(metrics.by(metric).values()))

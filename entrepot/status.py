@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from entrepot import __version__
+from entrepot.live import Totals, totals
 from entrepot.view import MirrorView
 from entrepot.views import (
     BaseView,
@@ -78,6 +79,7 @@ class Status(msgspec.Struct, frozen=True):
     regions: RegionsView | None = None
     bases: tuple[BaseView, ...] = ()
     imports: tuple[Waiting, ...] = ()
+    traffic: Totals | None = None
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -128,6 +130,7 @@ async def status(view: MirrorView) -> Status:
         regions=regions_of(view.config, view.part.syncing.reports() if view.part.syncing is not None else ()),
         bases=await _bases(view),
         imports=await asyncio.to_thread(waiting_imports, view.config.data / "bundles" / "imports"),
+        traffic=totals(view.metrics),
     )
 
 

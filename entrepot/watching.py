@@ -18,14 +18,12 @@ import msgspec
 
 from entrepot import __version__
 from entrepot.answers import Refused
-from entrepot.live import Live, Totals
+from entrepot.live import Live, totals
 from entrepot.status import bucket_of, readiness, running_fills, space_of, store_stats, upstreams_of
 from entrepot.view import MirrorView
-from entrepot.views import BucketView, FillView, UpstreamView, regions_of
+from entrepot.views import BucketView, regions_of
 from metrics import declarations as declared
 from metrics.history import HistoryView, Point
-from metrics.metric import Metric
-from metrics.prometheus import Metrics
 from metrics.pulls.model import PullsView, Quantiles
 from metrics.remembering import STEP_SECONDS, Reading, Remembering, added
 from proxy.cache.once import Background
@@ -160,7 +158,6 @@ class Watching:
         if measured is None or not measured.whole or monotonic() - measured.at >= 2 * STEP_SECONDS:
             measured = await self._measure()
         ready = readiness(view)
-        fills, upstreams = running_fills(view), upstreams_of(view)
         return Live(
             now=time.time(),
             version=__version__,
@@ -170,10 +167,10 @@ class Watching:
             offline=view.config.offline,
             started_at=view.started_at,
             uptime=monotonic() - view.started_monotonic,
-            totals=totals(view, fills, upstreams),
+            totals=totals(view.metrics),
             pulls=_NO_PULLS if view.pulls is None else view.pulls.view(),
-            fills=fills,
-            upstreams=upstreams,
+            fills=running_fills(view),
+            upstreams=upstreams_of(view),
             space=measured.space,
             store=measured.store,
             point=self.newest,
@@ -208,8 +205,7 @@ async def watching(view: MirrorView) -> AsyncIterator[Watching]:
 
 def reading(view: MirrorView, space: SpaceReport | None, now: float, at: float) -> Reading:
     """Return what has been counted until `now` (unix time), which is `at` (monotonic)."""
-    fills, upstreams = running_fills(view), upstreams_of(view)
-    total = totals(view, fills, upstreams)
+    total = totals(view.metrics)
     by_status = view.metrics.by(declared.REQUESTS, "status")
     return Reading(
         time=now,
@@ -221,42 +217,8 @@ def reading(view: MirrorView, space: SpaceReport | None, now: float, at: float) 
         sent=total.sent,
         received=total.received,
         near=total.near,
-        fills=len(fills),
+        fills=len(running_fills(view)),
         used=None if space is None else space.stored + space.reserved,
         bounds=declared.FIRST_BYTE_SECONDS.buckets,
         first_byte=added(view.metrics.buckets_by(declared.FIRST_BYTE_SECONDS, "outcome").values()),
     )
-
-
-def totals(view: MirrorView, fills: tuple[FillView, ...], upstreams: tuple[UpstreamView, ...]) -> Totals:
-    """Return the counts since the start.
-
-    Received is what downloads brought that have ended, what those have so far that an upstream's host gives now, and
-    what went from an upstream straight to a client: what was relayed, and manifests that were not here.
-    """
-    metrics = view.metrics
-    hosts = {host.host for upstream in upstreams for host in upstream.hosts}
-    sent_as = metrics.by(declared.SENT_BYTES, "kind", "outcome")
-    straight = sum(sent for kind, sent in sent_as.items() if kind[1] == "relayed" or kind == ("manifest", "miss"))
-    under_way = sum(fill.received for fill in fills if fill.source in hosts)
-    sent = int(sum(sent_as.values()))
-    received = _total(metrics, declared.RECEIVED_BYTES) + under_way + int(straight)
-    evicted, evicted_bytes = (
-        int(metrics.by(metric, "reason").get(("quota",), 0))
-        for metric in (declared.EVICTED_CLOSURES, declared.EVICTED_BYTES)
-    )
-    return Totals(
-        requests=_total(metrics, declared.REQUESTS),
-        sent=sent,
-        received=received,
-        near=_total(metrics, declared.NEAR_BYTES),
-        saved=max(0, sent - received),
-        evicted=evicted,
-        evicted_bytes=evicted_bytes,
-        verification_failures=_total(metrics, declared.VERIFICATION_FAILURES),
-        lookups=metrics.totals(),
-    )
-
-
-def _total(metrics: Metrics, metric: Metric) -> int:
-    return int(sum(metrics.by(metric).values()))

@@ -60,6 +60,9 @@ def people(document: Document) -> list[str]:
         lines += map(of_waiting, msgspec.convert(imports, tuple[Waiting, ...]))
     looked_up = ", ".join(f"{outcome} {number}" for outcome, number in document["totals"].items() if number)
     lines.append(f"requests: {looked_up or 'none yet'}")
+    if traffic := document["traffic"]:
+        sent, received, saved = (format_size(traffic[name]) for name in ("sent", "received", "saved"))
+        lines.append(f"bytes: {sent} to clients, {received} from upstreams, {saved} saved")
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]
     lines += [_worker(worker) for worker in document["workers"]]
     if fleet := document["fleet"]:

@@ -15,17 +15,14 @@ from yarl import URL
 
 from entrepot.config import Secret
 from entrepot.dashboard import INDEX, add_no_dashboard, pages
-from entrepot.live import Live
+from entrepot.live import Live, totals
 from entrepot.mirror import Mirror
-from entrepot.watching import Watching, totals, watching
+from entrepot.watching import Watching, watching
 from metrics.events import ClosureEvicted, FillFinished, RequestFinished
 from metrics.history import HistoryView
 from metrics.prometheus import Metrics
-from proxy.oci.digest import Digest
 from proxy.oci.names import Repository
 from tests.admin.conftest import admin_of
-from tests.support.contents import blob
-from tests.support.fake_upstream import FakeUpstream
 
 SHOWN = ("/api/live", "/api/history")
 ALPINE = Repository("docker.io", "library/alpine")
@@ -266,28 +263,6 @@ async def test_a_client_that_does_not_read_is_cut_off(running: Mirror, monkeypat
             await endless.left.wait()
 
 
-async def test_a_download_under_way_is_in_what_was_received(
-    admin: ClientSession, running: Mirror, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("entrepot.watching.LIVE_SECONDS", 0.02)
-    monkeypatch.setattr("entrepot.watching.SOONEST_SECONDS", 0.01)
-    data = blob(4 << 20)
-    digest = upstream.add_blob("library/alpine", data)
-    upstream.stall_at = 2 << 20
-    stream = await running.cache.open_blob(ALPINE, Digest(digest))
-    try:
-        await upstream.stalled.wait()
-        async with admin.get("/api/live") as answer, aclosing(documents(answer)) as lines:
-            async for shown in lines:
-                (fill,) = shown.fills
-                assert shown.totals.received == fill.received
-                if fill.received:
-                    break
-    finally:
-        await stream.aclose()
-        upstream.go_on()
-
-
 async def test_totals_are_those_of_all_processes(running: Mirror) -> None:
     theirs = Metrics(version="1.2.3")
     for metrics in (running.metrics, theirs):
@@ -298,15 +273,17 @@ async def test_totals_are_those_of_all_processes(running: Mirror) -> None:
         metrics.observe(ClosureEvicted("quota", 3, 4000))
         metrics.observe(ClosureEvicted("rm", 1, 5))
     running.metrics.include(lambda: [theirs.snapshot()])
-    found = totals(running, (), ())
+    found = totals(running.metrics)
     assert (found.requests, found.sent, found.received, found.near) == (6, 2220, 2 * (250 + 100 + 10), 100)
     assert found.saved == found.sent - found.received
+    async with admin_of(running) as admin, admin.get("/api/status") as answer:
+        assert (await answer.json())["traffic"]["saved"] == found.saved
     assert (found.evicted, found.evicted_bytes) == (2, 8000)
 
 
 async def test_more_received_than_sent_saves_nothing_and_owes_nothing(running: Mirror) -> None:
     running.metrics.observe(FillFinished("docker.io", "committed", 300, 1.0))
-    assert totals(running, (), ()).saved == 0
+    assert totals(running.metrics).saved == 0
 
 
 # The last hours.
@@ -346,16 +323,16 @@ async def test_a_failure_to_read_leaves_a_gap_and_goes_on(
 ) -> None:
     monkeypatch.setattr("entrepot.watching.STEP_SECONDS", 0.01)
     asked: list[None] = []
-    went_on, status = asyncio.Event(), running.upstream_status
+    went_on, counted = asyncio.Event(), running.metrics.totals
 
-    def fail_once() -> list[dict[str, Any]]:
+    def fail_once() -> dict[str, int]:
         asked.append(None)
         if len(asked) == 1:
             raise RuntimeError("a fault")
         went_on.set()
-        return status()
+        return counted()
 
-    monkeypatch.setattr(running, "upstream_status", fail_once)
+    monkeypatch.setattr(running.metrics, "totals", fail_once)
     async with watching(running), asyncio.timeout(30):
         await went_on.wait()
     assert "has a gap" in caplog.text

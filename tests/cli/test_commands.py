@@ -15,6 +15,7 @@ from entrepot import __version__
 from entrepot.cli import main
 from entrepot.cli.output import format_size
 from entrepot.cli.status import people
+from entrepot.live import Totals
 from entrepot.status import Status
 from entrepot.views import WorkerView
 from proxy.store.records import StoreStats
@@ -103,7 +104,7 @@ def test_commands_start_without_the_libraries_of_the_server() -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_status_tells_how_each_worker_is() -> None:
+def test_status_tells_how_each_worker_is_and_what_was_saved() -> None:
     workers = (WorkerView(1, 41, True, 0), WorkerView(2, 42, False, 3))
     store = StoreStats(repositories=1, tags=2, manifests=1, blobs=1, bytes=1024, spools=0)
     document = Status(
@@ -113,6 +114,9 @@ def test_status_tells_how_each_worker_is() -> None:
     assert "worker 1, pid 41: good" in text
     assert "worker 2, pid 42: does not answer, started again 3 times" in text
     assert "stored: 1 blob, 1.0 KiB, 1 manifest, 2 tags in 1 repository" in text
+    traffic = Totals(3, 4096, 1024, 0, 3072, 0, 0, 0, {})
+    text = people(msgspec.to_builtins(msgspec.structs.replace(document, traffic=traffic)))
+    assert "bytes: 4.0 KiB to clients, 1.0 KiB from upstreams, 3.0 KiB saved" in text
 
 
 def test_module_runs_as_the_command() -> None:
