@@ -11,7 +11,7 @@ const CHARTS = [
     lines: [["p50", "pull_p50", "accent", "fill"], ["p90", "pull_p90", "second", ""], ["p99", "pull_p99", "faint", "dots"]],
   },
   {
-    title: "Bytes per second", unit: as.rate, none: "Nothing was sent in this time.", incrs: BINARY,
+    title: "Throughput", unit: as.rate, none: "Nothing was sent in this time.", incrs: BINARY,
     lines: [["sent", "sent", "accent", "fill"], ["received", "received", "outside", ""]],
   },
   {
@@ -107,7 +107,7 @@ class Figure {
     const options = {
       width: this.plot.clientWidth || 300,
       height: this.plot.clientHeight || 150,
-      padding: [8, 8, 0, 0],
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "hours" }, y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: {

@@ -49,7 +49,7 @@ class Dashboard {
     updatePlaces(live);
     welcome(live);
     document.title = live.state === "ready" ? "Entrepot" : `${live.state} – Entrepot`;
-    setText(byId("foot"), `Numbers without another time are since the start, ${as.moment(live.started_at)}. All times are local. Nothing is kept on disk.`);
+    setText(byId("foot"), `Entrepot ${as.name(live.version)}, up ${as.duration(live.uptime)}. Numbers without another time are since the start, ${as.moment(live.started_at)}. All times are local. Nothing is kept on disk.`);
     if (document.body.dataset.fresh === undefined) this.charts ??= new Charts();
     if (first) this.waterfall.follow();
     else this.waterfall.update();
