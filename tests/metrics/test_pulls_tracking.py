@@ -233,8 +233,7 @@ def test_what_manifests_name_is_kept_within_its_bound() -> None:
 
 def test_an_image_that_is_learned_of_late_ends_as_others() -> None:
     watched = Watched()
-    manifest_step, *blobs = manifest("1", "sha256:new", 0), *blob(CONFIG, 0.1), *blob(BASE, 0.2), *blob(TOP, 0.3)
-    watched.take(manifest_step, *blobs)
+    watched.take(manifest("1", "sha256:new", 0), *blob(CONFIG, 0.1), *blob(BASE, 0.2), *blob(TOP, 0.3))
     assert watched.tracker.unknown([]) == {"sha256:new"}
     watched.tracker.learn("sha256:new", OF_IMAGE, 1.5)
     watched.wait(1.5)

@@ -1,0 +1,151 @@
+"""What is kept and shown of pulls that ended, and how few steps a process gathers."""
+
+from __future__ import annotations
+
+import pytest
+
+from metrics.events import UpstreamRetry
+from metrics.prometheus import Metrics
+from metrics.pulls.agents import agent_of
+from metrics.pulls.gathering import MOST_STEPS, Gathering
+from metrics.pulls.model import Bar, PullDetail, PullSummary, State
+from metrics.pulls.pull import ended_of
+from metrics.pulls.summing import MOST_RECENT, MOST_RECENT_BARS, MOST_SLOWEST, WINDOW_SECONDS, Repositories, Sums
+from tests.metrics.pulling import BASE, CONFIG, IMAGE, TOP, Watched, blob, manifest
+
+BAR = Bar("layer", "d", "d", 1, "hit", 200, 0.0, 0.0, 0.0, 0.0, 1)
+
+
+def ended(name: str, seconds: float, outcome: str = "miss", bars: int = 1, had: int = 1) -> PullDetail:
+    state: State = "unchanged" if outcome == "unchanged" else "done"
+    pull = PullSummary(name, "i", "d", "", "podman", state, outcome, 0.0, seconds, 10, 4, had, 40, 10)
+    return PullDetail(pull, (BAR,) * bars, 0)
+
+
+def test_latency_is_of_the_hours_pulls_that_transferred_something() -> None:
+    sums = Sums()
+    sums.add("r", ended("old", 1000.0), 0.0)
+    for number in range(1, 101):
+        sums.add("r", ended(str(number), float(number)), WINDOW_SECONDS + number)
+    sums.add("r", ended("none", 5000.0, "unchanged"), WINDOW_SECONDS + 101)
+    latency = sums.latency(WINDOW_SECONDS + 101)
+    assert latency.count == 100
+    assert (latency.p50, latency.p90, latency.p99) == pytest.approx((50, 90, 99), abs=1)
+    assert sums.ended_within(11.0, WINDOW_SECONDS + 101) == [float(n) for n in range(100, 89, -1)]
+
+
+def test_the_slowest_of_the_last_hour_are_kept_with_their_requests_when_they_are_recent_no_more() -> None:
+    sums = Sums()
+    sums.add("r", ended("slow", 99.0, bars=5), 10.0)
+    for number in range(MOST_RECENT + 1):
+        sums.add("r", ended(str(number), number / 1000), 700.0)
+    view = sums.view([], 700.0)
+    assert view.slowest[0].id == "slow"
+    assert len(view.slowest) == MOST_SLOWEST
+    assert "slow" not in {pull.id for pull in view.recent}
+    assert [pull.id for pull in view.recent[:2]] == [str(MOST_RECENT), str(MOST_RECENT - 1)]
+    detail = sums.detail("slow")
+    assert detail is not None
+    assert len(detail.bars) == 5
+    assert sums.detail("never") is None
+    assert sums.view([], 10.0 + 2 * WINDOW_SECONDS).slowest == ()
+
+
+def test_pulls_of_many_requests_take_the_room_of_several() -> None:
+    sums = Sums()
+    for number in range(50):
+        sums.add("r", ended(str(number), 0.0, bars=MOST_RECENT_BARS // 20), float(number))
+    assert len(sums.view([], 50.0).recent) == 20
+
+
+def test_the_share_of_layers_that_clients_had_is_of_the_last_hour() -> None:
+    sums = Sums()
+    assert sums.view([], 0.0).had_share is None
+    sums.add("r", ended("1", 1.0, had=4), 0.0)
+    sums.add("r", ended("2", 1.0, had=0), 1.0)
+    assert sums.view([], 1.0).had_share == 0.5
+    sums.add("r", ended("3", 1.0, had=1), 2 * WINDOW_SECONDS)
+    view = sums.view([], 2 * WINDOW_SECONDS)
+    assert view.had_share == 0.25
+    assert view.outcomes == {"hit": 0, "joined": 0, "miss": 3, "near": 0, "unchanged": 0, "broken": 0}
+
+
+def test_what_is_pulled_most_is_found_among_more_repositories_than_are_kept() -> None:
+    repositories = Repositories(most=10)
+    for number in range(1000):
+        repositories.add("often", 5)
+        repositories.add(f"once-{number}", 1)
+    (first,) = repositories.top(1)
+    assert (first.repository, first.pulls, first.sent) == ("often", 1000, 5000)
+    assert len(repositories.top(1000)) == 10
+
+
+def test_a_pull_that_ended_is_counted_by_outcome_and_its_layers_by_who_had_them() -> None:
+    watched = Watched()
+    watched.take(manifest("1", IMAGE, 0, outcome="miss"), *blob(CONFIG, 0.1), *blob(TOP, 0.2, 2.0))
+    watched.wait(30)
+    metrics = Metrics(version="0")
+    metrics.observe(ended_of("docker.io", watched.ended[0].summary(0)))
+    metrics.observe(ended_of("docker.io", ended("2", 7.0, "broken").pull))
+    text = metrics.expose()[0].decode()
+    for line in (
+        'entrepot_pulls_total{outcome="miss",upstream="docker.io"} 1.0',
+        'entrepot_pulls_total{outcome="broken",upstream="docker.io"} 1.0',
+        'entrepot_pull_duration_seconds_bucket{le="2.5",outcome="miss",upstream="docker.io"} 1.0',
+        'entrepot_pull_size_bytes_sum{outcome="miss",upstream="docker.io"} 1000.0',
+        'entrepot_pull_layers_total{had="yes",upstream="docker.io"} 2.0',
+        'entrepot_pull_layer_bytes_total{had="no",upstream="docker.io"} 530.0',
+    ):
+        assert _in_any_order(line) in {_in_any_order(other) for other in text.splitlines()}, line
+    assert 'entrepot_pull_duration_seconds_count{upstream="docker.io",outcome="broken"}' not in text
+
+
+def _in_any_order(line: str) -> tuple[str, ...]:
+    name, _, rest = line.partition("{")
+    labels, _, number = rest.partition("}")
+    return name, *sorted(labels.split(",")), number
+
+
+def test_a_process_gathers_steps_of_pulls_alone_and_not_without_end() -> None:
+    woken = []
+    gathering = Gathering()
+    gathering.wake = lambda: woken.append(True)
+    gathering.observe(UpstreamRetry("docker.io", "503"))
+    assert gathering.take() == []
+    begin, end = blob(BASE, 0)
+    once = manifest("1", IMAGE, 0)
+    for event in (once, manifest("1", IMAGE, 0.01), begin, end):
+        gathering.observe(event)
+    assert gathering.take() == [once, begin, end]
+    for number in range(MOST_STEPS + 5):
+        gathering.observe(manifest(str(number), IMAGE, 0))
+    assert gathering.dropped == 5
+    assert len(gathering.take()) == MOST_STEPS
+    assert len(woken) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "agent"),
+    [
+        (
+            "docker/20.10.24+dfsg1 go/go1.19.8 git-commit/5d6db84 kernel/6.1 os/linux arch/amd64 "
+            "UpstreamClient(Docker-Client/20.10.24+dfsg1 \\(linux\\))",
+            "docker",
+        ),
+        ("containerd/1.6.20~ds1", "containerd"),
+        ("containers/5.23.1 (github.com/containers/image)", "podman"),
+        ("libpod/4.3.1", "podman"),
+        ("skopeo/1.9.3", "skopeo"),
+        ("buildkit/v0.12", "buildkit"),
+        ("cri-o/1.28.0 go/go1.20 os/linux arch/amd64", "cri-o"),
+        ("crane/v0.16.1 go-containerregistry/v0.16.1", "crane"),
+        ("kaniko go-containerregistry/v0.16.1", "kaniko"),
+        ("oras/1.1.0", "oras"),
+        ("regclient/regctl (v0.5.0)", "regclient"),
+        ("entrepot", "entrepot"),
+        ("curl/8.0", "other"),
+        ("", "other"),
+    ],
+)
+def test_programs_are_told_by_their_user_agents(header: str, agent: str) -> None:
+    assert agent_of(header) == agent
