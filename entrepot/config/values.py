@@ -208,7 +208,7 @@ def store_url(value: object) -> str:
     written = text(value).strip().rstrip("/")
     match = _STORE.fullmatch(written)
     if match is None:
-        raise ValueError(f"{written!r} is not a bucket's URL")
+        raise ValueError(f"{_shown(written)} is not a bucket's URL")
     return written
 
 
@@ -266,15 +266,22 @@ def proxy_url(value: object) -> str:
     return _url(value, ("http",))
 
 
+def _shown(written: str) -> str:
+    """Return an address that is refused, for the message, without what may be a credential in it."""
+    scheme, slashes, rest = written.rpartition("://")
+    place, mark, _ = rest.partition("?")
+    return repr(f"{scheme}{slashes}{'…' if '@' in rest else f'{place}{mark}…' if mark else place}")
+
+
 def _url(value: object, schemes: tuple[str, ...]) -> str:
     written = text(value)
     split = urlsplit(written)
     if split.username is not None or split.password is not None:
         raise ValueError("a URL with a user or a password in it would be shown in logs")
     if split.scheme not in schemes or not split.netloc:
-        raise ValueError(f"{written!r} is not a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+        raise ValueError(f"{_shown(written)} is not a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
     if split.path not in ("", "/") or split.query or split.fragment:
-        raise ValueError(f"{written!r} has something after the host")
+        raise ValueError(f"{_shown(written)} has something after the host")
     _host(split.netloc if split.port is None else split.netloc.rpartition(":")[0])
     return f"{split.scheme}://{split.netloc.lower()}"
 

@@ -390,3 +390,22 @@ def test_what_a_fleet_needs_is_asked_for_before_anything_starts(tmp_path: Path, 
 def test_neighbours_are_networks_and_globs_of_names(tmp_path: Path) -> None:
     config = of(tmp_path, 'neighbours = ["10.0.0.0/8", "10.1.1.1", "::1", "*.Mirror.example", "node-*"]')
     assert config.neighbours == ("10.0.0.0/8", "10.1.1.1/32", "::1/128", "*.mirror.example", "node-*")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'store = "s3://key:{}@bucket/prefix"',
+        'store = "s3://bucket/prefix?secret={}"',
+        '[[upstream]]\nname = "a"\nurl = "https://h/?x={}"',
+        '[[upstream]]\nname = "a"\nurl = "https://u:{}@h"',
+        '[[upstream]]\nname = "a"\nurl = "https://h"\nproxy = "u:{}@h:1"',
+        '[[upstream]]\nname = "a"\nurl = "https://h"\nalternates = ["h/?{}"]',
+        'redis = "redis:{}@h"',
+        'redis = "redis://:p/{}@h"',
+        'admin_token = ["{}"]',
+        'fleet_secret = "{}"',
+    ],
+)
+def test_what_is_refused_is_not_shown_where_it_may_hold_a_credential(tmp_path: Path, text: str) -> None:
+    assert "hunter2" not in "".join(map(str, problems(tmp_path, text.format("hunter2"))))
