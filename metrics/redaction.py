@@ -39,6 +39,8 @@ _ASSIGNED = re.compile(
          ((?:bearer|basic)\s+[^\s"',;&]+|"[^"]*"|'[^']*'|[^\s"',;&]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
+_PROSE = frozenset({"check", "each", "give", "it", "see", "signing", "take", "write"})
+"""How messages of our own go on after "… the password:", none of which is one."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -59,7 +61,7 @@ def redact_text(text: str, *, lines: re.Pattern[str] = _CONTROL) -> str:
     text = _QUERY.sub(f"?{REDACTED}", text)
     text = _HEADER.sub(rf"\1{REDACTED}", text)
     text = _ITSELF.sub(REDACTED, text)
-    text = _ASSIGNED.sub(rf"\1\2{REDACTED}", text)
+    text = _ASSIGNED.sub(_without_value, text)
     text = _SCHEME.sub(_without_credential, text)
     text = lines.sub(_escape, text)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -101,6 +103,12 @@ def _value(value: object, depth: int) -> Any:
 def _without_query(match: re.Match[str]) -> str:
     scheme, rest, query = match.groups()
     return f"{scheme}{rest}?{REDACTED}" if query else f"{scheme}{rest}"
+
+
+def _without_value(match: re.Match[str]) -> str:
+    name, between, value = match.groups()
+    prose = between == ": " and value in _PROSE
+    return match.group() if prose else f"{name}{between}{REDACTED}"
 
 
 def _without_credential(match: re.Match[str]) -> str:

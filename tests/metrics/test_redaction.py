@@ -51,6 +51,7 @@ SECRET = "hunter2-S3cr3tValue"
         {"event": "hunter:$2b$05$" + "x" * 22 + SECRET.replace("-", "/")},
         {"event": f"dckr_pat_{SECRET}"},
         {"event": f"ghp_{SECRET}"},
+        {"event": f"password: {SECRET} see"},
     ],
     ids=lambda context: str(context)[:48],
 )
@@ -68,6 +69,7 @@ def test_what_is_no_secret_stays_whole() -> None:
         "reference": "sha256:" + "0" * 64,
         "image_by_digest": "docker.io:443/library/alpine:3.20@sha256:" + "0" * 64,
         "address": "https://h:443/v2/library/alpine@sha256:" + "0" * 64,
+        "advice": "it refuses the password: check those in the URL; it holds no token: write one a line",
         "question": "is it there? x=1",
         "status": 200,
         "seconds": 0.25,
