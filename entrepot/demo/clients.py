@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import cycle, repeat
 from typing import Literal
 
 import msgspec
@@ -70,22 +71,27 @@ class Pulled(msgspec.Struct, frozen=True):
 
 @dataclass
 class Node:
-    """A machine. State: the digests that it has, and that it pulls one image at a time.
+    """A machine. State: where it connects from (None: whichever address the system takes), the digests that it has,
+    and that it pulls one image at a time.
 
-    address: where it connects from, None for whichever the system takes; mirror: the URL it pulls from; count hears
-    of bytes as they come.
+    addresses: for it and those that take its place; mirror: the URL it pulls from; count hears of bytes as they come.
     """
 
     program: Program
     architecture: str
-    address: str | None
+    addresses: Iterator[str | None]
     mirror: str
     count: Callable[[int], None]
+    address: str | None = field(init=False)
     _has: set[str] = field(default_factory=set)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def forget(self) -> None:
-        """Become a new machine, which has nothing."""
+    def __post_init__(self) -> None:
+        self.address = next(self.addresses)
+
+    def renew(self) -> None:
+        """Become a new machine, which has another address and no layers."""
+        self.address = next(self.addresses)
         self._has.clear()
 
     async def pull(self, image: str, *, patience: float | None = None) -> Pulled:
@@ -199,13 +205,12 @@ def _good(answer: ClientResponse) -> ClientResponse:
     return answer
 
 
-def addresses(count: int) -> list[str | None]:
-    """Return addresses of this machine for so many nodes: of their own where the system has them, as Linux does."""
-    own: list[str | None] = [f"127.0.0.{number}" for number in range(11, 11 + count)]
-    for address in own:
-        with closing(socket.socket()) as probe:
-            try:
-                probe.bind((address, 0))
-            except OSError:
-                return [None] * count
-    return own
+def addresses() -> Iterator[str | None]:
+    """Yield addresses of this machine, one for each node: of its own where the system has them, as Linux does."""
+    own = [f"127.0.0.{number}" for number in range(11, 251)]
+    with closing(socket.socket()) as probe:
+        try:
+            probe.bind((own[0], 0))
+        except OSError:
+            return repeat(None)
+    return cycle(own)

@@ -18,8 +18,8 @@ DELAY = 0.04
 """Seconds from a question to its answer, beside what the registry takes."""
 RATE = 40_000_000
 """Bytes a second, of all answers together."""
-LIMIT = 100
-WINDOW = 60
+LIMIT = 200
+WINDOW = 120
 """So many manifests may be fetched in so many seconds, as registries that limit their rate put it."""
 _PIECE = 128 << 10
 _TIMEOUT = ClientTimeout(total=None, sock_connect=5, sock_read=30)

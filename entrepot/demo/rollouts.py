@@ -13,17 +13,14 @@ from dataclasses import dataclass, field
 
 from entrepot.demo.clients import CONTAINERD, DOCKER, PODMAN, Node, Pulled, addresses
 
-MACHINES = (
-    *(DOCKER, CONTAINERD, CONTAINERD, PODMAN, DOCKER),
-    *(CONTAINERD, CONTAINERD, DOCKER, PODMAN, CONTAINERD),
-)
+MACHINES = (DOCKER, CONTAINERD, CONTAINERD, PODMAN, DOCKER, CONTAINERD, CONTAINERD, DOCKER) * 3
 _ROLLED_OUT_TO = 8
 _ROLLOUT_SECONDS = 9.0
 _FIRST = "demo/web:1.0"
 _ROLLOUTS = ("demo/web:1.1", "demo/worker:7", "demo/web:2.0", "demo/api:4.3", _FIRST)
 _AT_HAND = ("demo/base:13", "demo/python:3.13", "demo/api:4.2", _FIRST)
 _LEFT = "demo/model:2026.1"
-_PAUSE = (1.0, 5.0)
+_PAUSE = (3.0, 18.0)
 _RENEWED = 0.3
 """How likely it is, each time, that a machine is a new one."""
 _PATIENCE = (0.1, 0.3)
@@ -70,10 +67,10 @@ class Tally:
 
 def machines(mirror: str, tally: Tally) -> list[Node]:
     """Return the machines that pull from the mirror at a URL."""
-    places = addresses(len(MACHINES))
+    places = addresses()
     return [
-        Node(program, "arm64" if number % 5 == 4 else "amd64", place, mirror, tally.count)
-        for number, (program, place) in enumerate(zip(MACHINES, places, strict=True))
+        Node(program, "arm64" if number % 5 == 4 else "amd64", places, mirror, tally.count)
+        for number, program in enumerate(MACHINES)
     ]
 
 
@@ -101,11 +98,12 @@ async def _roll_out(nodes: Sequence[Node], tally: Tally, image: str) -> None:
 
 
 async def _work(node: Node, tally: Tally, at_hand: Sequence[str], chance: random.Random) -> None:
+    await asyncio.sleep(chance.uniform(0, _PAUSE[1]))
     while True:
-        await asyncio.sleep(chance.uniform(*_PAUSE))
         if chance.random() < _RENEWED:
-            node.forget()
+            node.renew()
         await _pull(node, tally, chance.choice(at_hand))
+        await asyncio.sleep(chance.uniform(*_PAUSE))
 
 
 async def _leave(node: Node, tally: Tally, chance: random.Random) -> None:

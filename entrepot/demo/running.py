@@ -25,7 +25,7 @@ from entrepot.demo.processes import child
 from entrepot.demo.rollouts import Tally, machines, play
 from entrepot.demo.sample import write_sample
 
-UPSTREAM = "registry.example"
+UPSTREAM = "hub.example"
 QUOTA = "96MiB"
 _HOST = "127.0.0.1"
 _SETTINGS = """\

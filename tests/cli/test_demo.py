@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from entrepot.demo.images import ARCHITECTURES, IMAGES, make_samples
+from entrepot.demo.link import LIMIT
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import parse_manifest
 from tests.support.apart import Apart
@@ -114,8 +115,8 @@ def test_the_dashboard_shows_pulls_of_the_demo_within_two_seconds(tmp_path: Path
             status = said(url.replace("dashboard/", "api/status"))
             assert seen.complaints == []
             (host,) = status["upstreams"][0]["hosts"]
-            assert host["quota"]["limit"] == 100
-            assert 0 < host["quota"]["remaining"] < 100
+            assert host["quota"]["limit"] == LIMIT
+            assert 0 < host["quota"]["remaining"] < LIMIT
             processes = children(program)
             assert set(processes) == {"mirror", "registry"}
             program.signal(signal.SIGINT)

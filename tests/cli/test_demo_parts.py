@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
@@ -55,7 +57,7 @@ async def test_a_client_fetches_what_it_lacks_of_its_platform_and_nothing_twice(
     came: list[int] = []
     async with FakeUpstream() as registry:
         INDEX.publish(registry, "demo/web", "1")
-        node = Node(program, "amd64", None, registry.url, came.append)
+        node = Node(program, "amd64", repeat(None), registry.url, came.append)
         first = await node.pull("demo/web:1")
         assert (first.ending, first.layers, first.had) == ("done", 2, 0)
         assert first.sent == sum(came) > 370_000
@@ -67,17 +69,17 @@ async def test_a_client_fetches_what_it_lacks_of_its_platform_and_nothing_twice(
         second = await node.pull("demo/web:2")
         assert (second.ending, second.layers, second.had) == ("done", 2, 1)
         assert registry.count(method="GET", contains="/blobs/") == 5
-        node.forget()
+        node.renew()
         assert (await node.pull("demo/web:2")).had == 0
 
 
 async def test_a_client_tells_why_a_pull_failed_and_leaves_when_it_has_no_patience() -> None:
     async with FakeUpstream() as registry:
         INDEX.publish(registry, "demo/web", "1")
-        node = Node(PODMAN, "amd64", None, registry.url, lambda size: None)
+        node = Node(PODMAN, "amd64", repeat(None), registry.url, lambda size: None)
         missing = await node.pull("demo/web:2")
         assert (missing.ending, "404" in missing.problem) == ("failed", True)
-        other = await Node(PODMAN, "riscv64", None, registry.url, lambda size: None).pull("demo/web:1")
+        other = await Node(PODMAN, "riscv64", repeat(None), registry.url, lambda size: None).pull("demo/web:1")
         assert (other.ending, other.problem) == ("failed", "there is no image for riscv64")
         registry.corrupt = {1000: 1}
         corrupt = await node.pull("demo/web:1")
