@@ -95,7 +95,8 @@ async def until(ended: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T:
     finally:
         working.cancel()
         watching.cancel()
-        await asyncio.wait([working, watching])
+        # What fails because it was ended, or the mirror was, is nobody's to hear of any more.
+        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 def require_owner(data: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
-from entrepot.beside import WrongUser, opened_store, owner_watched
+from entrepot.beside import WrongUser, opened_store, owner_watched, until
 from entrepot.cli.running import RunningMirror
 from entrepot.config import Config, UpstreamConfig
 from entrepot.control import open_control
 from entrepot.mirror import Mirror, mirror
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository, Tag
+from sync.bundle.errors import Interrupted
 from tests.admin.conftest import config_for
 from tests.support.contents import make_image
 from tests.support.fake_upstream import FakeUpstream
@@ -69,3 +71,22 @@ async def test_root_leaves_no_files_in_the_folder_of_another_user(data: Path) ->
         async with opened_store(alone(data)):
             pass
     assert os.listdir(data) == []
+
+
+async def test_work_that_fails_as_the_mirror_ends_leaves_nothing_to_complain_of() -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        ended.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("the catalog is gone with the mirror")
+
+    with pytest.raises(Interrupted):
+        await until(ended, work())
+    gc.collect()
+    await asyncio.sleep(0)
+    assert complaints == []
