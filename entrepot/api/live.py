@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from entrepot.answers import Refused, answer
 from entrepot.view import VIEW, HistoryShown
 
 STALL_SECONDS = 15.0
+KERNEL_BYTES = 64 << 10
 _WINDOWS = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 24 * 3600.0}
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
                 "X-Content-Type-Options": "nosniff",
             }
         )
+        _keep_little(request)
         try:
             await response.prepare(request)
             async for document in documents:
@@ -54,6 +57,13 @@ async def _live(request: web.Request) -> web.StreamResponse:
         except ConnectionError:
             pass
         return response
+
+
+def _keep_little(request: web.Request) -> None:
+    """Let the kernel hold few documents: who does not read is noticed soon, who reads late sees what is new."""
+    connection = None if request.transport is None else request.transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
 
 
 async def _hang_up(app: web.Application) -> None:

@@ -229,11 +229,12 @@ async def test_what_streams_ends_cleanly_with_the_listener(running: Mirror, watc
 
 
 class Endless:
-    """A HistoryShown whose documents are large, and never end; `left` is set when who takes them has gone."""
+    """A HistoryShown whose documents never end; `taken` of them were, `left` is set when who takes them has gone."""
 
     newest = None
 
     def __init__(self) -> None:
+        self.taken = 0
         self.left = asyncio.Event()
 
     def view(self, seconds: float) -> HistoryView:
@@ -243,7 +244,8 @@ class Endless:
     async def stream(self) -> AsyncIterator[AsyncIterator[bytes]]:
         async def large() -> AsyncGenerator[bytes, None]:
             while True:
-                yield b"\n" * (1 << 20)
+                self.taken += 1
+                yield b"\n" * (256 << 10)
 
         async with aclosing(large()) as pieces:
             yield pieces
@@ -253,14 +255,19 @@ class Endless:
         pass
 
 
-async def test_a_client_that_does_not_read_is_cut_off(running: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_does_not_read_holds_little_and_is_cut_off(
+    running: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("entrepot.api.live.STALL_SECONDS", 0.1)
     running.history = endless = Endless()
     async with admin_of(running) as session, asyncio.timeout(30):
         url = url_of(session)
-        with socket.create_connection((url.host, url.port)) as one:
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            one.connect((url.host, url.port))
             one.sendall(b"GET /api/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await endless.left.wait()
+    assert endless.taken <= 2  # what waits is held in small buffers
 
 
 async def test_totals_are_those_of_all_processes(running: Mirror) -> None:
