@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -166,6 +167,9 @@ def test_status_and_probes_tell_of_the_bundle(mirror: Mirror) -> None:
     assert (told["images"], told["served"]) == (4, 4)
     with urllib.request.urlopen(f"{mirror.admin}/metrics", timeout=10) as answer:
         assert b"entrepot_requests_total" in answer.read()
+    with pytest.raises(urllib.error.HTTPError, match="404") as refused:
+        urllib.request.urlopen(f"{mirror.admin}/dashboard", timeout=10)
+    assert b"serves from bundles has no dashboard" in refused.value.read()
     before = mirror.program.lines()
     mirror.program.signal(signal.SIGHUP)
     mirror.program.wait_line("SIGHUP is ignored", after=before)
