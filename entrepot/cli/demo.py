@@ -47,14 +47,14 @@ def demo(output: Output, seconds: float | None, port: int, admin_port: int, keep
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work until it ends, or SIGINT or SIGTERM asks for it; what comes during the end does not hurry it."""
+    """Do the work until it ends, or a signal asks for its end; what comes during the end does not hurry it."""
     working = asyncio.create_task(work, name="demo")
 
     def end() -> None:
         if not working.cancelling():
             working.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, end)
     with suppress(asyncio.CancelledError):
         await working

@@ -18,11 +18,12 @@ from entrepot.cli.status import people
 from entrepot.live import Totals
 from entrepot.status import Status
 from entrepot.views import WorkerView
+from metrics.pulls.model import PullsBrief, Quantiles
 from proxy.store.records import StoreStats
 
 COMMANDS = (
     *("serve", "pull", "refresh", "status", "ls", "inspect", "why", "pin", "unpin", "rm", "verify", "backup", "sync"),
-    *("gc", "client", "doctor", "config", "version"),
+    *("gc", "client", "doctor", "config", "demo", "version"),
 )
 
 
@@ -114,6 +115,12 @@ def test_status_tells_how_each_worker_is_and_what_was_saved() -> None:
     assert "worker 1, pid 41: good" in text
     assert "worker 2, pid 42: does not answer, started again 3 times" in text
     assert "stored: 1 blob, 1.0 KiB, 1 manifest, 2 tags in 1 repository" in text
+    brief = PullsBrief(Quantiles(3600.0, 12, 1.25, 8.0, 9.0), {}, 0.4)
+    text = people(msgspec.to_builtins(msgspec.structs.replace(document, pulls=brief)))
+    assert (
+        "pulls of the last hour: 12, half of them within 1.2 s, nine of ten within 8.0 s, clients had 40% of the layers"
+        in text
+    )
     traffic = Totals(3, 4096, 1024, 0, 3072, 0, 0, 0, {})
     text = people(msgspec.to_builtins(msgspec.structs.replace(document, traffic=traffic)))
     assert "bytes: 4.0 KiB to clients, 1.0 KiB from upstreams, 3.0 KiB saved" in text

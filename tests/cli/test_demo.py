@@ -169,11 +169,12 @@ def test_no_process_outlives_a_demo_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_while_it_starts_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     with demo(tmp_path) as program:
         dashboard(program)
         processes = children(program)
-        program.signal(signal.SIGTERM)
+        program.signal(number)
         assert program.ended() == 0
     assert gone(processes)
     assert folders(tmp_path) == []

@@ -44,6 +44,7 @@ def _page(browser: Browser, url: str, scheme: Literal["light", "dark"], path: Pa
     with watched(browser, width=_WIDTH, height=_HEIGHT, scheme=scheme) as seen:
         seen.page.goto(url)
         seen.page.locator('a[href^="#pull="]').first.wait_for()
+        seen.page.get_by_text("15 min", exact=True).click()
         seen.page.locator(".uplot").first.wait_for()
         seen.page.wait_for_timeout(1500)  # what was drawn first has settled, and the next document has come
         seen.page.screenshot(path=path)
