@@ -13,6 +13,7 @@ from rich.console import Console
 from bench.bundles import SCENARIOS as CARRIED
 from bench.clients import ClientFailed
 from bench.fleet import SCENARIOS as TOGETHER
+from bench.metrics_cost import SCENARIOS as COUNTED
 from bench.processes import DidNotStart, busy_seconds
 from bench.regions import SCENARIOS as APART
 from bench.report import machine, show, write
@@ -20,7 +21,7 @@ from bench.scenarios import SCENARIOS as ALONE
 from bench.servers import bed
 from bench.turns import FULL, QUICK
 
-SCENARIOS = ALONE | TOGETHER | APART | CARRIED
+SCENARIOS = ALONE | TOGETHER | APART | CARRIED | COUNTED
 
 
 @click.command()

@@ -110,6 +110,10 @@ class Running:
     def _tail(self) -> str:
         return self._log.read_text(errors="replace").strip()[-600:] or "it said nothing"
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         self._process.terminate()
         try:

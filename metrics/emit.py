@@ -13,12 +13,17 @@ def emitting(metrics: Metrics, logs: Logs, gathering: Gathering | None = None) -
     """Return the Emit that core code is given in a process that serves; `gathering` is told of steps of pulls."""
     if gathering is not None:
         metrics.read_from(STEPS_DROPPED, lambda: gathering.dropped)
+    count, log = metrics.request_finished, logs.log_request
 
     def emit(event: Event) -> None:
-        metrics.observe(event)
         if type(event) is RequestFinished:
-            logs.log_request(event)
-        elif type(event) is UpstreamRequest:
+            count(event)
+            log(event)
+            if gathering is not None:
+                gathering.finished(event)
+            return
+        metrics.observe(event)
+        if type(event) is UpstreamRequest:
             logs.log_upstream(event)
         if gathering is not None:
             gathering.observe(event)

@@ -32,6 +32,7 @@ class RequestFinished(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     reference: as it was asked for; digest: of the content that it stands for, empty where that was not found out.
     started: by `time.monotonic`, which all processes of a machine share.
     upstream_wait: for how much of `first_byte` a source was waited for. agent: the client's User-Agent, as it came.
+    alike: the same of events that differ in who asked and in numbers alone, 0 where nobody knows: it spares comparing.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class RequestFinished(msgspec.Struct, frozen=True, gc=False, array_like=True, ta
     agent: str = ""
     started: float = 0.0
     upstream_wait: float = 0.0
+    alike: int = 0
 
 
 class BlobStarted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="started"):

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import operator
 import platform
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import cast
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -41,16 +41,14 @@ from metrics.events import (
     WarmFinished,
     ignore,
 )
-from metrics.families import OTHER, Distribution, Families, Snapshot, Value
+from metrics.families import Distribution, Families, Snapshot, Value
 from metrics.pulls.counting import PullCounting
 from metrics.regional import RegionalCounting
 from metrics.sharing import SharingCounting
+from metrics.tallies import Tally
 
-_METHODS = frozenset({"GET", "HEAD"})
 _MAX_KEPT = 4096
 _OUTCOMES = ("hit", "joined", "miss", "neighbour", "bucket", "stale", "relayed", "redirected", "error")
-_NO_LOOKUP = "none"
-_ERROR = "error"
 _TIMED = frozenset({"manifest", "blob"})
 
 
@@ -61,17 +59,6 @@ class Quota:
     limit: int
     remaining: int
     window: int
-
-
-@dataclass(slots=True)
-class _RequestCells:
-    """Where one kind of request is counted; `sent` is there once something was sent."""
-
-    requests: Value
-    lookups: Value | None
-    sent: Value | None
-    first_byte: Distribution | None
-    duration: Distribution | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +72,9 @@ class Metrics:
 
     def __init__(self, *, version: str) -> None:
         self._families = Families(METRICS)
-        self._requests: dict[tuple[str, str, int, str, str], _RequestCells] = {}
+        self._requests: dict[tuple[str, str, int, str, str], Tally] = {}
+        self._alike: dict[int, Tally] = {}
+        self._bringing = Lock()
         self._upstream_requests: dict[tuple[str, str, str, str], _UpstreamCells] = {}
         self._quotas: dict[str, Quota] = {}
         self._readers: list[tuple[Value, Callable[[], float]]] = []
@@ -94,7 +83,7 @@ class Metrics:
             "dict[type[Event], Callable[[Event], None]]",
             {
                 BlobStarted: ignore,
-                RequestFinished: self._request_finished,
+                RequestFinished: self.request_finished,
                 StaleServed: self._stale_served,
                 UpstreamRequest: self._upstream_request,
                 UpstreamRetry: self._upstream_retry,
@@ -137,6 +126,7 @@ class Metrics:
 
     def snapshot(self) -> Snapshot:
         """Return all that was counted in this process."""
+        self._bring()
         for value, reader in self._readers:
             value.number = reader()
         return self._families.snapshot()
@@ -147,7 +137,8 @@ class Metrics:
 
     def absorb(self, snapshot: Snapshot) -> None:
         """Keep what a process has counted that is gone now."""
-        self._families.absorb(snapshot)
+        with self._bringing:
+            self._families.absorb(snapshot)
 
     def worker_up(self, number: int, *, up: bool) -> None:
         """Note whether a worker answers."""
@@ -165,6 +156,7 @@ class Metrics:
 
     def expose(self, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its content type: OpenMetrics where `accept` asks for it, else Prometheus text."""
+        self._bring()
         for value, reader in self._readers:
             value.number = reader()
         encode, content_type = choose_encoder(accept)
@@ -172,6 +164,7 @@ class Metrics:
 
     def totals(self) -> dict[str, int]:
         """Return how often each outcome of a look-up came up since the start (see RequestFinished)."""
+        self._bring()
         totals = Counter(dict.fromkeys(_OUTCOMES, 0))
         for (_, _, outcome), number in self._families.items(declared.LOOKUPS):
             totals[outcome] += int(number)
@@ -179,6 +172,7 @@ class Metrics:
 
     def by(self, metric: Metric, *names: str) -> Mapping[tuple[str, ...], float]:
         """Return the numbers of a counter or gauge, in all processes, added up by the labels of these names."""
+        self._bring()
         places = [metric.labels.index(name) for name in names]
         numbers: defaultdict[tuple[str, ...], float] = defaultdict(float)
         for labels, number in self._families.items(metric):
@@ -187,6 +181,7 @@ class Metrics:
 
     def buckets_by(self, metric: Metric, name: str) -> dict[str, list[int]]:
         """Return how many fell in each bucket of a histogram, in all processes, added up by the label of this name."""
+        self._bring()
         place = metric.labels.index(name)
         buckets: dict[str, list[int]] = {}
         for labels, counts in self._families.distributions(metric):
@@ -198,48 +193,30 @@ class Metrics:
         """Return what `upstream` last said of its quota, None when it never did."""
         return self._quotas.get(upstream)
 
-    def _request_finished(self, event: RequestFinished) -> None:
-        key = (event.kind, event.method, event.status, event.outcome, event.upstream)
-        cells = self._requests.get(key) or self._request_cells(event, key)
-        cells.requests.number += 1
-        if cells.lookups is None:
-            return
-        cells.lookups.number += 1
-        if event.sent:
-            if cells.sent is None:
-                cells.sent = self._families.value(declared.SENT_BYTES, event.kind, event.upstream, event.outcome)
-            cells.sent.number += event.sent
-        if cells.duration is None:
-            return
-        seconds = event.duration
-        place = bisect_left(declared.REQUEST_SECONDS, seconds)
-        cells.duration.counts[place] += 1
-        cells.duration.total += seconds
-        if cells.first_byte is None:
-            return
-        if event.first_byte != seconds:
-            seconds = event.first_byte
-            place = bisect_left(declared.REQUEST_SECONDS, seconds)
-        cells.first_byte.counts[place] += 1
-        cells.first_byte.total += seconds
+    def request_finished(self, event: RequestFinished) -> None:
+        """Count one request: as `observe`, for who knows what it has."""
+        (self._alike.get(event.alike) or self._tally(event)).count(event)
 
-    def _request_cells(self, event: RequestFinished, key: tuple[str, str, int, str, str]) -> _RequestCells:
-        families, kind, outcome = self._families, event.kind, event.outcome
-        method = event.method if event.method in _METHODS else OTHER
-        looked_up = outcome != _NO_LOOKUP
-        timed = looked_up and kind in _TIMED
-        first_byte = timed and outcome != _ERROR
-        cells = _RequestCells(
-            requests=families.value(declared.REQUESTS, kind, method, str(event.status)),
-            lookups=families.value(declared.LOOKUPS, kind, event.upstream, outcome) if looked_up else None,
-            sent=None,
-            first_byte=families.distribution(declared.FIRST_BYTE_SECONDS, kind, outcome) if first_byte else None,
-            duration=families.distribution(declared.REQUEST_DURATION_SECONDS, outcome) if timed else None,
-        )
-        if len(self._requests) >= _MAX_KEPT:
-            self._requests.clear()
-        self._requests[key] = cells
-        return cells
+    def _tally(self, event: RequestFinished) -> Tally:
+        key = (event.kind, event.method, event.status, event.outcome, event.upstream)
+        tally = self._requests.get(key)
+        if tally is None:
+            if len(self._requests) >= _MAX_KEPT:
+                self._bring()
+                self._requests.clear()
+                self._alike.clear()
+            tally = self._requests[key] = Tally(key)
+        if event.alike:
+            if len(self._alike) >= _MAX_KEPT:
+                self._alike.clear()
+            self._alike[event.alike] = tally
+        return tally
+
+    def _bring(self) -> None:
+        """Bring what requests counted into the families. An exposition does so in a thread of its own."""
+        with self._bringing:
+            for tally in list(self._requests.values()):
+                tally.bring(self._families)
 
     def _stale_served(self, event: StaleServed) -> None:
         self._families.distribution(declared.STALE_AGE_SECONDS).observe(event.age)

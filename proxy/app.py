@@ -129,6 +129,7 @@ class Face:
         if not with_body and request.method != "HEAD":
             return None
         exchange.sent = len(answer.body) if with_body else 0
+        exchange.alike = answer.made if with_body else -answer.made
         self._cache.used(answer.digest)
         return HotResponse(answer, with_body=with_body)
 
@@ -245,5 +246,6 @@ class Face:
                 agent=request.headers.get("User-Agent", ""),
                 started=exchange.started,
                 upstream_wait=exchange.upstream_wait,
+                alike=exchange.alike if status == 200 else 0,
             )
         )

@@ -52,6 +52,7 @@ class Exchange:
     first_byte: float = 0.0
     upstream_wait: float = 0.0
     stale_age: float | None = None
+    alike: int = 0
     limit: asyncio.Timeout | None = None
 
     def begin(self) -> None:
@@ -114,7 +115,7 @@ async def serve_blob(
             try:
                 exchange.outcome = parts.outcome
                 exchange.begin()
-                exchange.upstream_wait = parts.waited(exchange.started, exchange.first_byte)
+                exchange.upstream_wait = parts.source_wait(exchange.started, exchange.first_byte)
                 return await parts.send(request, exchange.count)
             finally:
                 await parts.aclose()
@@ -150,7 +151,7 @@ def _wanted_ranges(wanted: BlobRequest, request: web.BaseRequest) -> tuple[ByteR
 
 def _waited(stream: BlobStream, exchange: Exchange, opening: float) -> float:
     """Return for how long a source was waited for; whoever passes it on did so for as long as the opening took."""
-    return stream.waited(exchange.started, exchange.first_byte) if isinstance(stream, FileReader) else opening
+    return stream.source_wait(exchange.started, exchange.first_byte) if isinstance(stream, FileReader) else opening
 
 
 async def _send(stream: BlobStream, response: web.StreamResponse, request: web.BaseRequest, exchange: Exchange) -> None:

@@ -33,7 +33,7 @@ class HotAnswer:
     """A whole answer: `head` ends before the Date header. Times are monotonic seconds.
 
     media_type: what `Accept` must admit; empty where it does not count, as for a digest. confirmed: when a stale one
-    was, None for any other.
+    was, None for any other. made: in monotonic nanoseconds, so that no two have the same.
     """
 
     head: bytes
@@ -46,6 +46,7 @@ class HotAnswer:
     outcome: str
     media_type: str
     digest: Digest
+    made: int
     confirmed: float | None = None
 
 

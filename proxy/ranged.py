@@ -40,9 +40,9 @@ class Parts:
         """For the log: hit | joined | miss | relayed."""
         return self._whole.outcome if isinstance(self._whole, FileReader) else "relayed"
 
-    def waited(self, start: float, end: float) -> float:
+    def source_wait(self, start: float, end: float) -> float:
         """Return for how many of these monotonic seconds a source had not answered yet that this needs."""
-        return self._whole.waited(start, end) if isinstance(self._whole, FileReader) else 0.0
+        return self._whole.source_wait(start, end) if isinstance(self._whole, FileReader) else 0.0
 
     async def send(self, request: web.BaseRequest, sent: Callable[[int], None]) -> web.StreamResponse:
         """Send all. Raises ConnectionResetError, closed short (P28)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 from aiohttp import web
 
@@ -77,6 +77,7 @@ def hot(found: ServedManifest, ns: str | None, repository: Repository, reference
         outcome="stale" if stale else "hit",
         media_type=found.descriptor.media_type if isinstance(reference, Tag) else "",
         digest=found.descriptor.digest,
+        made=monotonic_ns(),
         confirmed=now - found.age if stale else None,
     )
 

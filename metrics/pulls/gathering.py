@@ -10,7 +10,7 @@ from collections.abc import Callable
 from metrics.events import BlobStarted, Event, RequestFinished
 from metrics.pulls.model import Step
 
-MOST_STEPS = 8192
+MOST_STEPS = 4096
 
 
 def _nobody() -> None:
@@ -20,13 +20,13 @@ def _nobody() -> None:
 class Gathering:
     """State: the steps that nobody has taken, how many did not fit among them, and who is told of the first.
 
-    A request for a manifest that says what the one before it said is left out: whoever asks thousands of times a
-    second pulls nothing.
+    A request for a manifest that says what the client's one before it said is left out: whoever asks thousands of times
+    a second pulls nothing.
     """
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
-        self._last: RequestFinished | None = None
+        self._last: dict[str, RequestFinished] = {}
         self.dropped = 0
         self.wake: Callable[[], object] = _nobody
 
@@ -39,16 +39,17 @@ class Gathering:
 
     def take(self) -> list[Step]:
         """Return what has come since the last call, in the order in which it was told."""
-        steps, self._steps, self._last = self._steps, [], None
+        steps, self._steps, self._last = self._steps, [], {}
         return steps
 
     def finished(self, event: RequestFinished) -> None:
         """Keep `event` where it is a step: as `observe`, for who knows what it has."""
         if event.kind == "manifest":
-            last = self._last
+            last = self._last.get(event.client)
             if last is not None and _alike(event, last):
                 return
-            self._last = event
+            if len(self._steps) < MOST_STEPS:
+                self._last[event.client] = event
         elif event.kind != "blob":
             return
         self._keep(event)

@@ -46,7 +46,7 @@ class FileReader:
         if span is not None and self.size:
             self.start, self.end = span.resolve(self.size)
 
-    def waited(self, start: float, end: float) -> float:
+    def source_wait(self, start: float, end: float) -> float:
         """Return for how many of these monotonic seconds a source had not answered yet that this needs."""
         return 0.0
 
@@ -136,7 +136,7 @@ class FillReader(FileReader):
                 raise progress.error.again()
             await progress.changed.wait()
 
-    def waited(self, start: float, end: float) -> float:
+    def source_wait(self, start: float, end: float) -> float:
         return self.fill.supply.waits.within(start, end)
 
     async def _next_generation(self) -> None:

@@ -157,3 +157,18 @@ async def test_every_stale_answer_tells_how_old_it_is(tmp_path: Path, upstream: 
         ages = [event.age for event in lab.of(StaleServed)]
         assert len(ages) == len(stale) == 3
         assert 0 < ages[0] < ages[1] < ages[2] < 60
+
+
+async def test_answers_given_again_are_alike_only_where_nothing_but_who_asks_differs(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    for tag in ("1", "2"):
+        make_image([blob(1000, seed=int(tag))]).publish(upstream, "library/alpine", tag)
+    async with laboratory(tmp_path / "lab", {HUB: [upstream]}) as lab:
+        for tag in ("1", "2"):
+            for method in ("GET", "GET", "HEAD", "GET", "HEAD"):
+                await lab.get(lab.manifest_url(tag), method=method)
+        told = [event for event in lab.of(RequestFinished) if event.alike]
+        assert len(told) == 8
+        assert len({event.alike for event in told}) == 4
+        assert len({(event.alike, event.method, event.reference) for event in told}) == 4
