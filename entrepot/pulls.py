@@ -31,7 +31,7 @@ LOOK_UP_SECONDS = 1.0
 MOST_LOOK_UPS = 256
 LOOK_UPS = 4
 MOST_HEARD = 65_536
-AT_ONCE = 200
+AT_ONCE = 100
 _log = logging.getLogger(__name__)
 
 Children = Callable[[Digest], Awaitable[Sequence[Child]]]
@@ -93,6 +93,7 @@ class Pulls:
     async def run(self) -> None:
         """Look at what comes, until cancelled."""
         self._gathering.wake = self._woken.set
+        self._woken.set()  # for what was gathered before
         while True:
             await self._wait()
             self._woken.clear()

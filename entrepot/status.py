@@ -30,6 +30,7 @@ from entrepot.views import (
 )
 from entrepot.warm import WarmView, read_runs, views
 from metrics import declarations as declared
+from metrics.pulls.model import PullsBrief
 from metrics.redaction import redact_text
 from proxy.cache.fill import FillStatus
 from proxy.cache.following import ANOTHER
@@ -80,6 +81,7 @@ class Status(msgspec.Struct, frozen=True):
     bases: tuple[BaseView, ...] = ()
     imports: tuple[Waiting, ...] = ()
     traffic: Totals | None = None
+    pulls: PullsBrief | None = None
 
 
 def readiness(view: MirrorView) -> Readiness:
@@ -131,7 +133,15 @@ async def status(view: MirrorView) -> Status:
         bases=await _bases(view),
         imports=await asyncio.to_thread(waiting_imports, view.config.data / "bundles" / "imports"),
         traffic=totals(view.metrics),
+        pulls=_pulls(view),
     )
+
+
+def _pulls(view: MirrorView) -> PullsBrief | None:
+    if view.pulls is None:
+        return None
+    pulls = view.pulls.view()
+    return PullsBrief(pulls.latency, pulls.outcomes, pulls.had_share)
 
 
 async def _warm(view: MirrorView) -> tuple[WarmView, ...]:

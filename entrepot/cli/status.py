@@ -63,6 +63,8 @@ def people(document: Document) -> list[str]:
     if traffic := document["traffic"]:
         sent, received, saved = (format_size(traffic[name]) for name in ("sent", "received", "saved"))
         lines.append(f"bytes: {sent} to clients, {received} from upstreams, {saved} saved")
+    if pulls := document["pulls"]:
+        lines.append(_pulls(pulls))
     lines += [_host(upstream["name"], host) for upstream in document["upstreams"] for host in upstream["hosts"]]
     lines += [_worker(worker) for worker in document["workers"]]
     if fleet := document["fleet"]:
@@ -88,6 +90,16 @@ def _host(upstream: str, host: Document) -> str:
     refused = ", it refuses our credential" if host["credential_refused"] else ""
     held = "".join(f", asks to wait {seconds:.0f} s with {kind} requests" for kind, seconds in host["held"].items())
     return f"upstream {upstream} at {host['host']}: {health}{left}{refused}{held}"
+
+
+def _pulls(pulls: Document) -> str:
+    latency = pulls["latency"]
+    text = f"pulls of the last hour: {latency['count']}"
+    if latency["count"]:
+        text += f", half of them within {latency['p50']:.1f} s, nine of ten within {latency['p90']:.1f} s"
+    if pulls["had_share"] is not None:
+        text += f", clients had {pulls['had_share']:.0%} of the layers"
+    return text
 
 
 def _worker(worker: Document) -> str:

@@ -52,6 +52,9 @@ def run(channel: socket.socket, listening: Sequence[socket.socket]) -> int:
         except (StoreError, CredentialError, OSError) as error:
             print(f"entrepot: worker {start.number}: {error}", file=sys.stderr)
             return 1
+        except Exception:
+            log.exception("the worker ends of what nobody foresaw")
+            return 1
     return 0
 
 
@@ -96,6 +99,7 @@ async def _tell_steps(channel: Channel, gathering: Gathering) -> None:
     """Tell what was gathered, now and then, while there is something and the supervisor takes it."""
     woken = asyncio.Event()
     gathering.wake = woken.set
+    woken.set()  # for what was gathered before
     while True:
         await woken.wait()
         if not channel.backlog:

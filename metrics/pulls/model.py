@@ -116,3 +116,11 @@ class PullsView(msgspec.Struct, frozen=True):
     recent: tuple[PullSummary, ...]
     slowest: tuple[PullSummary, ...]
     repositories: tuple[RepositoryCount, ...]
+
+
+class PullsBrief(msgspec.Struct, frozen=True):
+    """The same in a few numbers."""
+
+    latency: Quantiles
+    outcomes: dict[str, int]
+    had_share: float | None
