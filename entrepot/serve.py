@@ -55,6 +55,9 @@ def run(config: Config, load: Load) -> int:
         except (StoreError, CredentialError, BundleError, OSError) as error:
             print(f"entrepot: {words_of(error)}", file=sys.stderr)
             return 1
+        except Exception:
+            log.exception("the mirror ends of what nobody foresaw")
+            return 1
     return 0
 
 
