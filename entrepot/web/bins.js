@@ -8,14 +8,14 @@ const RATES = ["sent", "received", "requests", "errors"];
  *
  * Rates are means; the ratio of requests is weighed by requests, that of bytes made from bytes; p50 is weighed by
  * pulls, p90 and p99 are the worst of their points. undefined is what there is no number for (a line goes on over it),
- * null a time in which nobody counted (a line ends there).
+ * null a time in which nobody counted (a line ends there). A last join of less than half its points is left out.
  */
 export function binned(points, step, span, end) {
   const width = step * Math.max(1, Math.ceil(span / step / MOST));
   const bins = new Map();
   for (const point of points) {
     if (point.time <= end - span) continue;
-    const place = Math.ceil(point.time / width) * width;
+    const place = width > step ? Math.ceil(point.time / width) * width : point.time;
     if (!bins.has(place)) bins.set(place, []);
     bins.get(place).push(point);
   }
@@ -23,6 +23,7 @@ export function binned(points, step, span, end) {
   for (const rate of RATES) columns[rate] = [];
   let last = null;
   for (const [place, some] of bins) {
+    if (place > end && some.length < width / step / 2) break;
     if (last !== null && place > last + width * 2.5) gap(columns, last + width);
     last = place;
     columns.times.push(Math.min(place, end));

@@ -4,6 +4,8 @@ import * as as from "./format.js";
 import { byId, el, setText, show } from "./dom.js";
 import { binned } from "./bins.js";
 
+/** A mirror that has just started fills its charts from here on, in seconds. */
+const YOUNG = 120;
 const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const CHARTS = [
   {
@@ -54,8 +56,10 @@ export class Charts {
 
   draw() {
     const end = this.points.at(-1)?.time ?? Date.now() / 1000;
-    const bins = binned(this.points, this.step, this.span, end);
-    for (const figure of this.figures) figure.draw(bins, [end - this.span, end]);
+    const first = (this.points[0]?.time ?? end) - this.step;
+    const from = Math.max(end - this.span, Math.min(first, end - YOUNG));
+    const bins = binned(this.points, this.step, end - from, end);
+    for (const figure of this.figures) figure.draw(bins, [from, end]);
   }
 
   redraw() {
@@ -115,7 +119,7 @@ class Figure {
         y: { range: range ? () => range : (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, size: 28, gap: 7, space: 70, values: (_, splits) => splits.map((one) => as.clock(one).slice(0, 5)) },
+        { ...axis, grid: { show: false }, size: 28, gap: 7, space: 70, values: (_, splits, _axis, _space, step) => splits.map((one) => as.clock(one).slice(0, step < 60 ? 8 : 5)) },
         { ...axis, size: 64, space: 34, gap: 6, ...(incrs ? { incrs } : {}), values: (_, splits) => splits.map((one) => (this.none.hidden ? unit(one) : "")) },
       ],
       series: [{}, ...this.chart.lines.map(([label, , name, how]) => ({

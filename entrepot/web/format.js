@@ -20,7 +20,7 @@ export function count(number) {
 /** A number that may be small: 0, 0.04, 3.4, 120. */
 export function decimal(number) {
   if (number == null) return NOTHING;
-  return number >= 10 || number === 0 ? GROUPED.format(number) : number.toFixed(number < 0.1 ? 2 : 1);
+  return number >= 10 || Number.isInteger(number) ? GROUPED.format(number) : number.toFixed(number < 0.1 ? 2 : 1);
 }
 
 /** "1 pull", "2 pulls". */

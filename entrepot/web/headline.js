@@ -2,6 +2,7 @@
 
 import * as as from "./format.js";
 import { byId, el, meter, setAttribute, setMeter, setQuantity, setText, show } from "./dom.js";
+import { transfers } from "./running.js";
 
 const WORDS = {
   ready: ["good", "Ready", ""],
@@ -59,7 +60,7 @@ export class Headline {
     setQuantity(byId("pulls"), [as.count(latency.count), ""]);
     const ever = Object.values(pulls.outcomes).reduce((sum, one) => sum + one, 0);
     const had = pulls.had_share == null ? "" : ` · clients had ${as.percent(pulls.had_share)} of layers`;
-    setText(byId("pulls-more"), `${as.count(pulls.running.length)} running · ${as.count(ever)} ever${had}`);
+    setText(byId("pulls-more"), `${as.count(pulls.running.filter(transfers).length)} running · ${as.count(ever)} ever${had}`);
   }
 
   bytes(totals) {

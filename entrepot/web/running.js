@@ -4,23 +4,33 @@ import * as as from "./format.js";
 import { byId, el, imageName, keyed, meter, part, parts, setMeter, setText, setTime, show } from "./dom.js";
 import { More } from "./more.js";
 
+const MANIFESTS = 65536;
+
 export class Running {
   constructor() {
-    this.pulls = new More(byId("running-pulls"), 8, () => this.update(this.live));
+    this.pulls = new More(byId("running-pulls"), 6, () => this.update(this.live));
     this.fills = new More(byId("fills"), 8, () => this.update(this.live));
   }
 
   update(live) {
     this.live = live;
-    const pulls = live.pulls.running;
-    show(byId("running-none"), pulls.length + live.fills.length === 0);
+    const pulls = live.pulls.running.filter(transfers);
+    const asking = live.pulls.running.length - pulls.length;
+    show(byId("running-none"), live.pulls.running.length + live.fills.length === 0);
     show(byId("running-pulls-part"), pulls.length > 0);
     show(byId("fills-part"), live.fills.length > 0);
     setText(byId("running-pulls-count"), as.count(pulls.length));
+    show(byId("running-asking"), asking > 0);
+    setText(byId("running-asking"), `${as.counted(asking, pulls.length ? "more client" : "client")} asked for a manifest just now, and for no layer yet.`);
     setText(byId("fills-count"), as.count(live.fills.length));
     keyed(byId("running-pulls"), this.pulls.of(pulls), (pull) => pull.id, makePull, updatePull);
     keyed(byId("fills"), this.fills.of(live.fills), (fill) => fill.digest, makeFill, updateFill);
   }
+}
+
+/** A pull that has asked for manifests alone may be one that finds nothing new. */
+export function transfers(pull) {
+  return pull.layers > 0 ? pull.had < pull.layers : pull.sent > MANIFESTS;
 }
 
 function makePull(pull) {

@@ -112,6 +112,7 @@ export class Waterfall {
     this.told = bar;
     setFacts(byId("pull-detail"), [
       ["Request", `${bar.role} ${as.name(bar.reference || bar.digest)}`],
+      bar.digest && bar.digest !== bar.reference && ["Digest", as.name(bar.digest)],
       ["Starts at", as.duration(bar.start)],
       ["Wait", as.duration(bar.wait)],
       ["Upstream", as.duration(bar.upstream)],
@@ -147,11 +148,17 @@ function makeBar() {
   return el("li", {}, button);
 }
 
+/** The tag that was asked for, or the digest. */
+function called(bar) {
+  const tag = bar.role === "manifest" && !bar.reference.includes(":");
+  return tag || !bar.digest ? as.name(bar.reference) : as.digest(bar.digest);
+}
+
 function updateBar(row, bar, span) {
   const found = parts(row);
   found.button.bar = bar;
   setText(found.role, bar.role);
-  setText(found.digest, bar.digest ? as.digest(bar.digest) : as.name(bar.reference));
+  setText(found.digest, called(bar));
   setText(found.size, as.bytes(bar.size || bar.sent));
   setText(found.outcome, as.name(bar.outcome));
   setAttribute(found.outcome, "data-outcome", bar.status >= 400 ? "broken" : bar.outcome);
@@ -164,7 +171,7 @@ function updateBar(row, bar, span) {
     at += bar[kind];
   }
   setAttribute(found.button, "aria-label",
-    `${bar.role} ${bar.digest ? as.digest(bar.digest) : as.name(bar.reference)}, ${as.bytes(bar.size || bar.sent)}, ${as.name(bar.outcome)}: ` +
+    `${bar.role} ${called(bar)}, ${as.bytes(bar.size || bar.sent)}, ${as.name(bar.outcome)}: ` +
     `starts at ${as.duration(bar.start)}, waits ${as.duration(bar.wait)}, upstream ${as.duration(bar.upstream)}, ` +
     `transfer ${as.duration(bar.transfer)}, answer ${bar.status || "none yet"}`);
 }

@@ -84,7 +84,7 @@ def detail(pull: PullSummary) -> PullDetail:
     chance = random.Random(pull.id)
     slow = pull.outcome in ("miss", "joined")
     bars = [
-        Bar("manifest", pull.image, digest(pull.image), 1860, "stale", 200, 0.0, 0.002, 0.04 * slow, 0.001, 1860),
+        Bar("manifest", "latest", digest(pull.image), 1860, "stale", 200, 0.0, 0.002, 0.04 * slow, 0.001, 1860),
         Bar("manifest", digest("child"), digest("child"), 2290, pull.outcome, 200, 0.05, 0.001, 0.0, 0.001, 2290),
         Bar(
             "config", digest("config"), digest("config"), 7821, pull.outcome, 200, 0.06, 0.001, 0.05 * slow, 0.002, 7821
