@@ -40,7 +40,7 @@ Children = Callable[[Digest], Awaitable[Sequence[Child]]]
 
 class Pulls:
     """State: the tracker, the sums, steps of workers that nobody has looked at, and how often each manifest was looked
-    up in vain.
+    up in vain, whether the catalog fails.
 
     `changed` is called when pulls have begun or ended.
     """
@@ -54,6 +54,7 @@ class Pulls:
         self._heard: list[tuple[int, Step]] = []
         self._lost: list[int] = []
         self._tried: dict[str, int] = {}
+        self._blind = False
         self._woken = asyncio.Event()
         self._epoch = time.time() - time.monotonic()
         self.changed: Callable[[], object] = lambda: None
@@ -140,14 +141,19 @@ class Pulls:
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 for digest in wanted:
-                    parts = tuple(map(_part, filter(_is_pulled, await self._children(Digest(digest)))))
-                    if parts or self._tried[digest] >= LOOK_UPS:
-                        self._tracker.learn(digest, parts, time.monotonic())
-                        del self._tried[digest]
-        except (OSError, TimeoutError) as error:
-            _log.warning(
-                "the catalog does not say what images are made of; look at its disk", extra={"why": str(error)}
-            )
+                    if parts := tuple(map(_part, filter(_is_pulled, await self._children(Digest(digest))))):
+                        self._learn(digest, parts)
+            self._blind = False
+        except Exception as error:
+            if not self._blind:
+                _log.warning("the catalog tells nothing of images; look at its disk", extra={"error": repr(error)})
+            self._blind = True
+        for digest in [digest for digest, times in self._tried.items() if times >= LOOK_UPS]:
+            self._learn(digest, ())
+
+    def _learn(self, digest: str, parts: tuple[Part, ...]) -> None:
+        self._tracker.learn(digest, parts, time.monotonic())
+        del self._tried[digest]
 
 
 def _is_pulled(child: Child) -> bool:
