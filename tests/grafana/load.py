@@ -1,7 +1,8 @@
 """Two regions under a little load of everything that a dashboard shows: what a round brings, no panel may miss.
 
-`eu` has the upstream, `us` follows it. A round is a few pulls with everything that may happen to them: hits, misses,
-joined downloads, layers that clients had, stale answers, 429 and quota, wrong bytes, broken bodies, errors.
+`eu` has the upstreams, `us` follows it, and would follow a region that cannot be reached. A round is a few pulls with
+everything that may happen to them: hits, misses, joined downloads, layers that clients had, stale answers, 429 and
+quota, wrong bytes, broken bodies, errors.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import aiohttp
 from tests.support.contents import Image, blob, make_image
 from tests.support.fake_upstream import FakeUpstream, Recorded, Reply
 from tests.support.fleet import Node
-from tests.support.regions import table
+from tests.support.regions import NOWHERE, table
 
 KIB = 1024
 UPSTREAM = "docker.io"
@@ -113,18 +114,20 @@ async def loaded(folder: Path, *, workers: int = 1) -> AsyncIterator[Load]:
             config="\n".join(
                 [
                     'region = "us"',
+                    'quota = "3MiB"',
                     table("upstream", {"name": UPSTREAM, "url": upstream.url}),
                     table("peer", {"name": "eu", "url": eu.url, "token_file": str(token)}),
+                    table("peer", {"name": "gone", "url": NOWHERE, "token_file": str(token)}),
                 ]
             ),
         )
         make_image([blob(10 * KIB)]).publish(upstream, WARMED, "1")
         load = Load(upstream, troubled, eu, us, session)
         try:
-            async with asyncio.TaskGroup() as starting:
-                for region in (eu, us):
-                    starting.create_task(asyncio.to_thread(region.start))
+            await asyncio.to_thread(eu.start)
             await load.prepare()
+            await load.round()
+            await asyncio.to_thread(us.start)  # it compares, as there are records already
             yield load
         finally:
             for region in (eu, us):

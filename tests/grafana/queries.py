@@ -34,6 +34,11 @@ class Asked:
         assert "$" not in text, f"an unknown variable: {text}"
         return text
 
+    @property
+    def bare(self) -> str:
+        """The same without the 0 that stands for what has never happened."""
+        return self.substituted.replace(" or on () vector(0)", "")
+
     def __str__(self) -> str:
         return f"{self.dashboard}, {self.panel}: {self.expression}"
 

@@ -25,7 +25,7 @@ class Prometheus:
     """Scrapes `targets`, instance → HOST:PORT, every `interval`, with the files of `rules` loaded."""
 
     def __init__(
-        self, folder: Path, targets: Mapping[str, str], *, interval: str = "250ms", rules: Sequence[Path] = ()
+        self, folder: Path, targets: Mapping[str, str], *, interval: str = "500ms", rules: Sequence[Path] = ()
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
