@@ -27,7 +27,7 @@ export function hasToken() {
 
 async function asked(path, signal) {
   const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const headers = token ? { Authorization: `Bearer ${octets(token)}` } : {};
   const answer = await fetch(path, { headers, signal, cache: "no-store", redirect: "error" });
   if (answer.ok) return answer;
   let message = `the mirror answers ${answer.status}`;
@@ -37,6 +37,11 @@ async function asked(path, signal) {
     // Whoever answered was not the mirror: the status has to do.
   }
   throw new Refused(answer.status, message);
+}
+
+/** A header's value is bytes: those of UTF-8, one a character. */
+function octets(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 export async function getJson(path, signal) {

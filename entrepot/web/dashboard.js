@@ -24,6 +24,7 @@ class Dashboard {
     this.loaded = null;
     this.history = null;
     this.since = null;
+    this.version = null;
     this.stream = new LiveStream({
       onDocument: (live) => this.update(live),
       onLost: (why) => this.lost(why),
@@ -35,6 +36,12 @@ class Dashboard {
   }
 
   update(live) {
+    // A mirror that was upgraded brings a page that understands it.
+    this.version ??= live.version;
+    if (this.version !== live.version) {
+      location.reload();
+      return;
+    }
     const first = this.heard === null;
     const again = document.body.dataset.stale !== undefined || this.started !== live.started_at;
     this.heard = Date.now();

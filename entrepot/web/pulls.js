@@ -56,7 +56,7 @@ class PullTable {
 
 function makeRow(pull) {
   const cells = Object.fromEntries(COLUMNS.map(([, kind]) => [kind.split(" ")[0], el("td", { class: kind })]));
-  cells.image.append(el("a", { href: `#pull=${encodeURIComponent(pull.id)}` }, imageName(pull.image)));
+  cells.image.append(el("a", { href: `#pull=${encodeURIComponent(pull.id)}`, "aria-label": as.name(pull.image) }, imageName(pull.image)));
   cells.outcome.append(part("outcome", "span", { class: "outcome" }));
   for (const one of ["took", "sent", "had", "client"]) cells[one].append(part(one));
   cells.when.append(part("when", "time"));
@@ -74,7 +74,7 @@ function updateRow(row, pull) {
 }
 
 /** Show how a pull went: its outcome, or that it broke or changed nothing. */
-export function setOutcome(element, pull) {
+function setOutcome(element, pull) {
   const outcome = pull.state === "broken" || pull.state === "unchanged" ? pull.state : pull.outcome;
   setText(element, as.name(outcome));
   setAttribute(element, "data-outcome", outcome);

@@ -37,7 +37,7 @@ function makePull(pull) {
   const bar = meter(`Progress of the pull of ${as.name(pull.image)}`, "progressbar");
   bar.dataset.part = "bar";
   return el("li", {},
-    el("div", { class: "line" }, el("a", { href: `#pull=${encodeURIComponent(pull.id)}` }, imageName(pull.image)), part("time", "span", { class: "figure" })),
+    el("div", { class: "line" }, el("a", { href: `#pull=${encodeURIComponent(pull.id)}`, "aria-label": as.name(pull.image) }, imageName(pull.image)), part("time", "span", { class: "figure" })),
     bar,
     el("div", { class: "line sub" }, part("words"), part("since", "time")));
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.support.browser import chromium
 from tests.support.hosting import Hosting
@@ -19,5 +19,6 @@ def hosting() -> Iterator[Hosting]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=20_000)  # for machines that have other things to do
     with chromium() as launched:
         yield launched

@@ -118,10 +118,44 @@ def test_names_that_clients_made_up_stay_text_and_fit_a_phone(hosting: Hosting, 
         assert seen.hosts == {stage.netloc}
 
 
+READ = """async () => {
+  const as = await import('./format.js');
+  const { binned } = await import('./bins.js');
+  const point = (time, more) => ({ time, requests: 0, errors: 0, sent: 0, received: 0, hit_ratio: null,
+    byte_hit_ratio: null, pulls: 0, pull_p50: null, pull_p90: null, pull_p99: null, ...more });
+  const hour = Array.from({ length: 720 }, (_, index) => point(5 * (index + 1), { requests: index % 2 ? 3 : 1 }));
+  const bytes = [point(5, { sent: 100, received: 10, byte_hit_ratio: 0.9 }), point(10, {}), point(60, { sent: 1 })];
+  return {
+    durations: [null, 0, 0.0004, 0.0124, 0.9999, 3.42, 59.6, 125, 7300, 260000].map(as.duration),
+    sizes: [null, 0, 999, 1023, 1048576, 1288490189, 6e15].map(as.bytes),
+    shares: [null, 0, 0.0002, 0.412, 0.9719, 0.99999, 1].map(as.percent),
+    joined: [binned(hour, 5, 3600, 3600).times.length, [...new Set(binned(hour, 5, 3600, 3600).requests)]],
+    alone: binned(bytes, 5, 900, 60),
+  };
+}"""
+
+
+def test_numbers_carry_their_units_and_points_are_joined_to_what_a_chart_can_show(
+    hosting: Hosting, browser: Browser
+) -> None:
+    with staged(hosting, canned.fresh()) as stage, watched(browser) as seen:
+        seen.page.goto(stage.url)
+        read = seen.page.evaluate(READ)
+        assert read["durations"] == ["–", "0 ms", "< 1 ms", "12 ms", "1 s", "3.4 s", "60 s", "2 min", "2 h", "3 days"]
+        assert read["sizes"] == ["–", "0 bytes", "999 bytes", "1 KiB", "1 MiB", "1.2 GiB", "5.33 PiB"]
+        assert read["shares"] == ["–", "0 %", "< 0.1 %", "41 %", "97.2 %", "> 99.9 %", "100 %"]
+        assert read["joined"] == [180, [2]]
+        alone = read["alone"]
+        assert alone["times"] == [5, 10, 15, 60]  # nobody counted from 15 on: the lines end there
+        assert alone["sent"] == [100, 0, None, 1]
+        assert alone["byte_hit_ratio"][0] == 0.9
+        assert seen.complaints == []
+
+
 @pytest.mark.slow
 def test_who_is_elsewhere_is_asked_for_the_token_which_only_the_tab_keeps(hosting: Hosting, browser: Browser) -> None:
     with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
-        stage.token = "correct horse"
+        stage.token = "correct hörse"
         page = seen.page
         page.goto(stage.url)
         field = page.get_by_label("Admin token")
@@ -130,12 +164,12 @@ def test_who_is_elsewhere_is_asked_for_the_token_which_only_the_tab_keeps(hostin
         field.fill("wrong")
         field.press("Enter")
         expect(page.locator("#token-why")).to_contain_text("does not open")
-        field.fill("correct horse")
+        field.fill("correct hörse")
         field.press("Enter")
         expect(page.locator("#pulls")).to_have_text("1,284")
         expect(field).to_be_hidden()
         page.reload()
         expect(page.locator("#pulls")).to_have_text("1,284")
         assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
-        assert "horse" not in page.url
+        assert "correct" not in page.url
         assert all("401" in complaint for complaint in seen.complaints)

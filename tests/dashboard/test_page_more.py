@@ -163,3 +163,30 @@ def test_a_focused_row_keeps_its_focus_while_new_pulls_come(hosting: Hosting, br
         )
         expect(page.locator("#recent tbody tr").first).to_contain_text("newest:1")
         expect(page.locator("#recent a").nth(3)).to_be_focused()
+
+
+def test_an_upgraded_mirror_brings_its_own_page(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        page = seen.page
+        page.goto(stage.url)
+        expect(page.locator("#state-word")).to_have_text("Ready")
+        with page.expect_navigation():
+            stage.live = msgspec.structs.replace(stage.live, version="9.9.9")
+        expect(page.locator("#about")).to_contain_text("9.9.9")
+
+
+def test_an_open_waterfall_goes_on_with_its_pull_until_that_ends(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        page, facts = seen.page, seen.page.locator("#pull-facts")
+        page.goto(f"{stage.url}#pull=p200")
+        expect(facts).to_contain_text("2.7 s so far")
+        pulls = stage.live.pulls
+        ended = msgspec.structs.replace(pulls.running[0], state="done", seconds=4.5)
+        stage.live = msgspec.structs.replace(
+            stage.live,
+            pulls=msgspec.structs.replace(pulls, running=pulls.running[1:], recent=(ended, *pulls.recent)),
+        )
+        expect(facts).to_contain_text("4.5 s")
+        expect(facts).not_to_contain_text("so far")
+        page.locator("#pull-bars button").nth(4).hover()
+        expect(page.locator("#pull-detail")).to_contain_text(canned.digest(1))
