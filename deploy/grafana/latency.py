@@ -27,7 +27,7 @@ DESCRIPTION = "How long pulls take, from a client's first request for an image t
 _DURATION = "entrepot_pull_duration_seconds"
 _FIRST_BYTE = "entrepot_time_to_first_byte_seconds"
 _QUANTILES = ((0.50, "p50"), (0.90, "p90"), (0.99, "p99"))
-_BOUNDS = ((30.0, YELLOW), (60.0, RED))
+_BOUNDS = ((30.0, YELLOW), (120.0, RED))
 
 
 def rows() -> list[tuple[str, list[Panel]]]:

@@ -50,7 +50,7 @@ def _glance() -> list[Panel]:
             "Nine in ten pulls of the shown time ended within it, from their first request to their last byte.",
             quantile(0.90, "entrepot_pull_duration_seconds", NODE, over="$__range"),
             unit=SECONDS,
-            steps=[(30, YELLOW), (60, RED)],
+            steps=[(30, YELLOW), (120, RED)],
         ),
         number(
             "Hit ratio",

@@ -18,7 +18,7 @@ from tests.support.processes import run
 PROMETHEUS = ROOT / "deploy/prometheus"
 DOCS = ROOT / "docs"
 PAGES = [path for path in sorted(DOCS.glob("*.md")) if path.name != "metrics.md"]
-_NAMES = {metric.name for metric in METRICS}
+_METRICS = {metric.name: metric for metric in METRICS}
 _EXPRESSION = re.compile(r"`([^`\n]*\bentrepot_[a-z_]+[^`\n]*)`")
 
 
@@ -69,6 +69,14 @@ def test_every_alert_is_explained_in_its_order_and_says_where() -> None:
     ]
 
 
+def test_quantiles_are_compared_with_bounds_of_their_histogram() -> None:
+    """Between two bounds a quantile is estimated: an alert would fire on what nobody measured."""
+    compared = re.findall(r"histogram_quantile\(.*\(rate\((\w+)_bucket\[\w+\]\)\)\) > ([\d.]+)", RULES[1].read_text())
+    assert len(compared) == RULES[1].read_text().count("histogram_quantile")
+    for name, bound in compared:
+        assert float(bound) in _METRICS[name].buckets, name
+
+
 @pytest.mark.parametrize("name", ["alerts.md", "monitoring.md"])
 def test_every_link_leads_to_a_heading(name: str) -> None:
     for target, anchor in re.findall(r"\]\(([\w.-]*)#([\w-]+)\)", (DOCS / name).read_text()):
@@ -79,7 +87,7 @@ def test_every_link_leads_to_a_heading(name: str) -> None:
 def test_a_page_names_declared_metrics_only(path: Path) -> None:
     for text in _EXPRESSION.findall(path.read_text()):
         for name in re.findall(r"\bentrepot_[a-z_]+(?![a-z_*])", text):
-            assert re.sub(r"_(bucket|count|sum)$", "", name) in _NAMES or name in _NAMES, name
+            assert re.sub(r"_(bucket|count|sum)$", "", name) in _METRICS or name in _METRICS, name
 
 
 @pytest.mark.needs("promtool")
