@@ -11,12 +11,18 @@ from metrics.pulls.pull import Pull
 from metrics.pulls.tracking import Tracker
 
 PODMAN = "containers/5.23.1 (github.com/containers/image)"
-INDEX, IMAGE, OTHER_IMAGE = "sha256:index", "sha256:image", "sha256:other"
+SKOPEO = "skopeo/1.9.3"
+INDEX, IMAGE, OTHER_IMAGE, PROOF = "sha256:index", "sha256:image", "sha256:other", "sha256:proof"
 CONFIG, BASE, TOP = "sha256:config", "sha256:base", "sha256:top"
 OF_IMAGE = (Part(CONFIG, 100, "config"), Part(BASE, 1000, "layer"), Part(TOP, 500, "layer"))
 OF_OTHER = (Part("sha256:config2", 100, "config"), Part(BASE, 1000, "layer"))
-OF_INDEX = (Part(IMAGE, 400, "manifest", "linux/amd64"), Part(OTHER_IMAGE, 400, "manifest", "linux/arm64"))
-SIZES = {part.digest: part.size for part in (*OF_IMAGE, *OF_OTHER)}
+OF_PROOF = (Part("sha256:config3", 100, "config"), Part("sha256:statement", 10, "layer"))
+OF_INDEX = (
+    Part(IMAGE, 400, "manifest", "linux/amd64"),
+    Part(OTHER_IMAGE, 400, "manifest", "linux/arm64"),
+    Part(PROOF, 400, "manifest", "unknown/unknown"),
+)
+SIZES = {part.digest: part.size for part in (*OF_IMAGE, *OF_OTHER, *OF_PROOF)}
 _numbers = count()
 
 
@@ -78,7 +84,7 @@ class Watched:
     def __post_init__(self) -> None:
         names = count(1)
         self.tracker = Tracker(lambda: str(next(names)), settle=self.settle)
-        for digest, parts in ((INDEX, OF_INDEX), (IMAGE, OF_IMAGE), (OTHER_IMAGE, OF_OTHER)):
+        for digest, parts in ((INDEX, OF_INDEX), (IMAGE, OF_IMAGE), (OTHER_IMAGE, OF_OTHER), (PROOF, OF_PROOF)):
             self.tracker.learn(digest, parts, 0)
 
     def take(self, *steps: Step, late: float = 0.0, teller: int = 0) -> None:

@@ -22,6 +22,12 @@ from tests.metrics.pulling import (
     IMAGE,
     INDEX,
     OF_IMAGE,
+    OF_OTHER,
+    OF_PROOF,
+    OTHER_IMAGE,
+    PROOF,
+    SIZES,
+    SKOPEO,
     TOP,
     Watched,
     blob,
@@ -238,6 +244,51 @@ def test_an_image_that_is_learned_of_late_ends_as_others() -> None:
     watched.tracker.learn("sha256:new", OF_IMAGE, 1.5)
     watched.wait(1.5)
     assert watched.states() == ["done"]
+
+
+def test_a_copy_of_all_platforms_one_after_another_is_one_pull_without_its_attestations() -> None:
+    watched = Watched()
+    watched.take(manifest("1", INDEX, 0, agent=SKOPEO))
+    for at, (digest, parts) in enumerate(((IMAGE, OF_IMAGE), (OTHER_IMAGE, OF_OTHER), (PROOF, OF_PROOF)), 1):
+        watched.take(manifest(digest, digest, at, agent=SKOPEO))
+        for part in parts:
+            if not (digest == OTHER_IMAGE and part.digest == BASE):
+                watched.take(*blob(part.digest, at + 0.2, 0.5, agent=SKOPEO))
+    watched.wait(30)
+    (pull,) = watched.ended
+    summary = pull.summary(0)
+    assert (summary.state, summary.layers, summary.had, summary.platform) == ("done", 2, 0, "")
+    assert summary.seconds == pytest.approx(3.7)
+
+
+def test_who_asks_for_a_tag_each_second_has_many_pulls_and_no_endless_one() -> None:
+    watched = Watched()
+    for second in range(31):
+        watched.take(manifest("1", IMAGE, second, method="HEAD"))
+    assert len(watched.ended) == 5
+    assert watched.states() == ["unchanged"] * 5
+
+
+def test_a_tag_that_another_worker_tells_of_late_is_the_one_that_was_pulled() -> None:
+    watched = Watched(settle=1.5)
+    of_tag, others = manifest("1", INDEX, 0), [step for step in whole(0.2) if getattr(step, "reference", "") != "1"]
+    watched.take(*others)
+    watched.tracker.take(of_tag, 3.0)
+    watched.wait(20)
+    assert [(pull.reference, pull.summary(0).state) for pull in watched.ended] == [("1", "done")]
+    assert watched.ended[0].summary(0).seconds == pytest.approx(2.2)
+
+
+def test_a_blob_that_is_told_of_before_its_manifest_is_of_the_pull_that_has_not_had_it() -> None:
+    watched = Watched(settle=1.5)
+    watched.take(*whole(0), late=0.1)
+    again = whole(2.2)
+    watched.take(*(step for step in again if step.digest in SIZES), late=0.1)  # one worker
+    for step in again:
+        if step.digest not in SIZES:
+            watched.tracker.take(step, 4.5)  # the other
+    watched.wait(20)
+    assert [(pull.sent, pull.state(running=False)) for pull in watched.ended] == [(2400, "done"), (2400, "done")]
 
 
 @given(
