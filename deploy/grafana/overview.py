@@ -219,7 +219,7 @@ def _processes() -> list[Panel]:
             "Cores that the process that answers Prometheus takes, and each worker process.",
             Query(f"rate(process_cpu_seconds_total{{{NODE}}}[$__rate_interval]) {_OURS}", "{{instance}}"),
             Query(
-                or_zero(rate("entrepot_worker_cpu_seconds_total", NODE, "instance", "worker")),
+                rate("entrepot_worker_cpu_seconds_total", NODE, "instance", "worker"),
                 "{{instance}} worker {{worker}}",
             ),
             unit=COUNT,
@@ -229,7 +229,7 @@ def _processes() -> list[Panel]:
             "Resident memory of the process that answers Prometheus, and of worker processes.",
             Query(f"process_resident_memory_bytes{{{NODE}}} {_OURS}", "{{instance}}"),
             Query(
-                or_zero(f"sum by (instance, worker) (entrepot_worker_resident_memory_bytes{{{NODE}}})"),
+                f"sum by (instance, worker) (entrepot_worker_resident_memory_bytes{{{NODE}}})",
                 "{{instance}} worker {{worker}}",
             ),
             unit=BYTES,
