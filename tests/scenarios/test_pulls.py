@@ -20,15 +20,19 @@ from entrepot.pulls import telling_pulls
 from metrics.prometheus import Metrics
 from metrics.pulls.gathering import Gathering
 from metrics.pulls.model import PullDetail, PullsView
+from proxy.oci.descriptor import Descriptor
+from proxy.oci.digest import Digest
+from proxy.oci.manifests import Child
 from tests.admin.conftest import admin_of, config_for
-from tests.metrics.pulling import manifest
+from tests.metrics.pulling import blob as layer_of, manifest
 from tests.scenarios.running import running, until
-from tests.support.contents import Image, blob, make_image
+from tests.support.contents import OCI_LAYER, Image, blob, make_image
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.mirror import Mirror
 from tests.support.owners import answering
 
 REPO = "library/app"
+LAYER = "sha256:" + "2" * 64
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -141,3 +145,34 @@ async def test_a_mirror_that_tells_no_pulls_says_so(tmp_path: Path) -> None:
         session.get("/api/pulls") as response,
     ):
         assert response.status == 404
+
+
+class LateCatalog:
+    """Fails at first, then has nothing, then what an image is made of."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def children(self, digest: Digest) -> tuple[Child, ...]:
+        self.asked += 1
+        if self.asked == 1:
+            raise OSError("the disk is gone")
+        if self.asked == 2:
+            return ()
+        return (
+            Child(Descriptor(OCI_LAYER, Digest(LAYER), 70), "layer", None, required=True),
+            Child(Descriptor(OCI_LAYER, Digest("sha256:" + "3" * 64), 10), "layer", None, required=False),
+        )
+
+
+async def test_what_the_catalog_does_not_know_yet_is_looked_up_again() -> None:
+    gathering, catalog = Gathering(), LateCatalog()
+    async with telling_pulls(gathering, catalog.children, Metrics(version="0"), of_workers=False) as told:
+        over = asyncio.Event()
+        told.changed = lambda: over.set() if told.view().recent else None
+        now = time.monotonic()
+        for step in (manifest("1", "sha256:" + "1" * 64, now), *layer_of(LAYER, now, 0.1, sent=70)):
+            gathering.observe(step)
+        await asyncio.wait_for(over.wait(), 30)
+        (pull,) = told.view().recent
+    assert (pull.state, pull.layers, pull.layer_bytes) == ("done", 1, 70)  # P40: a foreign layer is nobody's to send
