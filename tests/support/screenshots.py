@@ -1,6 +1,6 @@
 """The pictures in docs/ of the page at work: `python -m tests.support.screenshots [MINUTES]` takes them of a demo.
 
-The demo runs so many minutes before, so that the charts of the last quarter of an hour have something to show.
+The demo runs so many minutes before, so that the charts have something to show.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.support.browser import chromium, watched
 from tests.support.processes import Program
 
 DOCS = Path(__file__).parents[2] / "docs"
-MINUTES = 15.0
-_WIDTH, _HEIGHT = 1280, 900
+MINUTES = 8.0
+_WIDTH, _HEIGHT = 1280, 1020
 _PICTURES: tuple[tuple[Literal["light", "dark"], str], ...] = (
     ("light", "dashboard.png"),
     ("dark", "dashboard-dark.png"),
@@ -31,13 +31,19 @@ def main(minutes: float) -> None:
     """Run a demo and take the pictures."""
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, "-m", "entrepot", "demo", "--port", "0", "--admin-port", "0"]
-        with Program(argv, Path(folder) / "log") as demo, chromium() as browser:
+        with Program(argv, Path(folder) / "log") as demo:
             url = demo.wait_line("dashboard: ").split()[-1]
             demo.wait_line("Ctrl-C")
             time.sleep(minutes * 60)
-            for scheme, name in _PICTURES:
-                _page(browser, url, scheme, DOCS / name)
-            _waterfall(browser, url, DOCS / "waterfall.png")
+            take(url)
+
+
+def take(url: str) -> None:
+    """Take the pictures of the page at a URL."""
+    with chromium() as browser:
+        for scheme, name in _PICTURES:
+            _page(browser, url, scheme, DOCS / name)
+        _waterfall(browser, url, DOCS / "waterfall.png")
 
 
 def _page(browser: Browser, url: str, scheme: Literal["light", "dark"], path: Path) -> None:
