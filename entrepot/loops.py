@@ -1,9 +1,10 @@
-"""The event loop that a mirror runs on, and how its threads share the interpreter with it."""
+"""The event loop that a mirror runs on, how its threads share the interpreter with it, and its last signals."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import sys
 from collections.abc import Callable
 
@@ -28,3 +29,13 @@ def keep_start() -> None:
     """Let no later collection of garbage look at what start-up made: a full one held the loop for 30 ms."""
     gc.collect()
     gc.freeze()
+
+
+def ignore_from_now(*signals: signal.Signals) -> None:
+    """Take no notice of `signals` any more: the process ends as it was told to, and must not fail of being told again.
+
+    The loop's own handlers go when it is closed, some time before the process ends.
+    """
+    for number in signals:
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)

@@ -19,7 +19,7 @@ from entrepot.admin import administering
 from entrepot.answering import Answering, addresses_of, answering, bound
 from entrepot.config import Config
 from entrepot.control import open_control
-from entrepot.loops import keep_start, loop_factory, share_interpreter
+from entrepot.loops import ignore_from_now, keep_start, loop_factory, share_interpreter
 from entrepot.mirror import Mirror, rebuildable
 from entrepot.pulls import telling_pulls
 from entrepot.reload import Load, changes_level_alone, reloaded
@@ -69,6 +69,7 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
     stop, hang_up = _on(signal.SIGTERM, signal.SIGINT), _on(signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with AsyncExitStack() as stack:
+        stack.callback(ignore_from_now, signal.SIGTERM, signal.SIGINT)
         rebuilding = await stack.enter_async_context(rebuildable(config, metrics=metrics, emit=emit))
         running = rebuilding.mirror
         pulls = await stack.enter_async_context(

@@ -29,7 +29,7 @@ from entrepot.answers import answer
 from entrepot.config import Config
 from entrepot.dashboard import add_no_dashboard
 from entrepot.descriptors import raise_limit
-from entrepot.loops import keep_start
+from entrepot.loops import ignore_from_now, keep_start
 from entrepot.status import Readiness
 from entrepot.trusting import trust_of
 from entrepot.view import State
@@ -155,6 +155,7 @@ async def serve_bundles(config: Config, metrics: Metrics, emit: Emit) -> None:
     loop.add_signal_handler(signal.SIGHUP, _ignore_hang_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with AsyncExitStack() as stack:
+        stack.callback(ignore_from_now, signal.SIGTERM, signal.SIGINT)
         serving = await stack.enter_async_context(opened(config, config.serve_from, metrics))
         await stack.enter_async_context(watch_lag(metrics.observe_lag))
         await stack.enter_async_context(showing(config.admin, admin_app(serving)))

@@ -44,6 +44,17 @@ async def test_a_running_download_is_finished_and_new_ones_are_refused(tmp_path:
             await asyncio.to_thread(mirror.stop)  # raises unless it ended with 0
 
 
+async def test_who_asks_again_and_again_for_the_end_does_not_make_it_a_failure(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        mirror = Mirror(tmp_path, {"docker.io": upstream.url})
+        async with running(mirror):
+            async with asyncio.timeout(30):
+                while mirror.program.running:
+                    mirror.program.signal(signal.SIGTERM)
+                    await asyncio.sleep(0.001)
+            await asyncio.to_thread(mirror.stop)  # raises unless it ended with 0
+
+
 async def test_what_cannot_be_finished_in_time_is_closed_short_and_goes_on_after_the_restart(tmp_path: Path) -> None:
     data = blob(4 * MIB)
     async with FakeUpstream() as upstream:
