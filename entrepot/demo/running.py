@@ -26,7 +26,7 @@ from entrepot.demo.rollouts import Tally, machines, play
 from entrepot.demo.sample import write_sample
 
 UPSTREAM = "hub.example"
-QUOTA = "96MiB"
+QUOTA = "108MiB"
 _HOST = "127.0.0.1"
 _SETTINGS = """\
 listen = "{listen}"
