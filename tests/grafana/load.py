@@ -17,9 +17,11 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.grafana.queries import RULES
 from tests.support.contents import Image, blob, make_image
 from tests.support.fake_upstream import FakeUpstream, Recorded, Reply
 from tests.support.fleet import Node
+from tests.support.prometheus import Prometheus
 from tests.support.regions import NOWHERE, table
 
 KIB = 1024
@@ -32,12 +34,13 @@ _TOKEN = "what-us-shows-to-eu-0123456789"
 
 @dataclass
 class Load:
-    """The regions, and what is done to them."""
+    """The regions, what is done to them, and the Prometheus that scrapes them."""
 
     upstream: FakeUpstream
     troubled: FakeUpstream
     eu: Node
     us: Node
+    prometheus: Prometheus
     session: aiohttp.ClientSession
     _numbers: count[int] = field(default_factory=lambda: count(1))
     _wrong: str = ""
@@ -89,7 +92,7 @@ class Load:
 
 @asynccontextmanager
 async def loaded(folder: Path, *, workers: int = 1) -> AsyncIterator[Load]:
-    """Start the regions, `eu` with so many worker processes."""
+    """Start the regions, `eu` with so many worker processes, and a Prometheus with our rules that has scraped them."""
     token = folder / "token"
     token.write_text(f"{_TOKEN}\n")
     token.chmod(0o600)
@@ -122,14 +125,19 @@ async def loaded(folder: Path, *, workers: int = 1) -> AsyncIterator[Load]:
             ),
         )
         make_image([blob(10 * KIB)]).publish(upstream, WARMED, "1")
-        load = Load(upstream, troubled, eu, us, session)
-        try:
-            await asyncio.to_thread(eu.start)
-            await load.prepare()
-            await load.round()
-            await asyncio.to_thread(us.start)  # it compares, as there are records already
-            yield load
-        finally:
-            for region in (eu, us):
-                if region.running:
-                    region.kill()
+        targets = {region.folder.name: region.admin.removeprefix("http://") for region in (eu, us)}
+        with Prometheus(
+            folder / "prometheus", targets, rules=RULES
+        ) as prometheus:  # first: it takes 5 s to find targets
+            load = Load(upstream, troubled, eu, us, prometheus, session)
+            try:
+                await asyncio.to_thread(eu.start)
+                await load.prepare()
+                await load.round()
+                await asyncio.to_thread(us.start)  # it compares, as there are records already
+                await asyncio.to_thread(prometheus.ready)
+                yield load
+            finally:
+                for region in (eu, us):
+                    if region.running:
+                        region.kill()
