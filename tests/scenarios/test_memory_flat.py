@@ -1,4 +1,8 @@
-"""Memory stays flat over a million requests, whatever could make a table grow: names, references, clients, headers."""
+"""Memory stays flat over a million requests, whatever could make a table grow: names, references, clients, headers.
+
+Flat is 8 bytes for a request: the smallest object kept for each takes 50. Tables of a known size, as that of the 10,000
+last refusals, are still filling: 3 to 5 bytes were seen.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from tests.support.mirror import Mirror
 
 REQUESTS = 1_000_000
 SLICE_SECONDS = 4
-MOST_BYTES = 4.0
+MOST_BYTES = 8.0
 SCRIPT = """
 local count, repo, tagged, layer = 0, "/v2/library/bench", "latest", "{layer}"
 local targets = {{
