@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,13 +19,18 @@ _MISSING = "missing here: "
 _TOGETHER = (
     ("tests/real/", "real programs"),
     ("tests/scenarios/test_workers.py", "workers"),
-    ("tests/scenarios/test_bundle_", "bundles"),
-    ("tests/scenarios/", "scenarios"),
-    ("tests/bench/", "scenarios"),
+    ("tests/scenarios/test_fleet.py", "fleet"),
+    ("tests/scenarios/test_fleet_records.py", "fleet"),
     ("tests/bucket/", "bucket"),
+    ("tests/scenarios/test_herd.py", "pace"),
+    ("tests/scenarios/test_loop_lag.py", "pace"),
+    ("tests/bench/", "pace"),
+    ("tests/dashboard/", "browser"),
+    ("tests/scenarios/", ""),
+    ("tests/cache/", ""),
 )
 """What runs in one process where pytest-xdist has several, the longest first: daemons are started once, and of what
-measures time no two run at once. Any other module is a group of its own."""
+measures time no two run at once. Without a name, and wherever else, a module is a group of its own."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist") and config.getoption("dist") == "loadgroup":
-        _split(items)
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist: what is begun last should be short
+        items.sort(key=lambda item: _group(item.nodeid)[0])
     if config.getoption("--slow"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -50,15 +56,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
-def _split(items: list[pytest.Item]) -> None:
-    """Name every test's group, and put those first that take long: what is begun last should be short."""
-    orders = {}
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        found = [(order, name) for order, (path, name) in enumerate(_TOGETHER) if module.startswith(path)]
-        orders[item], name = found[0] if found else (len(_TOGETHER), module)
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=orders.__getitem__)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups with `--dist loadscope`: `loadgroup` heeds no marks where node ids cannot be changed."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    scheduling: Any = LoadScopeScheduling(config, log)
+    scheduling._split_scope = lambda nodeid: _group(nodeid)[1]
+    return scheduling
+
+
+def _group(nodeid: str) -> tuple[int, str]:
+    """Return when the group of a test is handed out, and its name."""
+    module = nodeid.partition("::")[0]
+    for order, (path, name) in enumerate(_TOGETHER):
+        if module.startswith(path):
+            return order, name or module
+    return len(_TOGETHER), module
 
 
 @pytest.hookimpl(tryfirst=True)
