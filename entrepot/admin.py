@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol as Kind
@@ -27,8 +27,10 @@ from entrepot.status import readiness, status, store_stats
 from entrepot.view import VIEW, MirrorView
 from proxy.server import Protocol, listen
 
-CONNECTIONS = 64
+CONNECTIONS = 160
+"""A browser holds six for each page: those of all who may read /api/live leave room for probes and scrapes."""
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-IP")
+_FOREIGN = ("cross-site", "same-site")
 
 
 class Configured(Kind):
@@ -142,11 +144,12 @@ async def _closed(request: web.Request, reason: str) -> web.Response | None:
     return response
 
 
-def why_no_api(peer: str | None, host: str, headers: Container[str]) -> str | None:
+def why_no_api(peer: str | None, host: str, headers: Mapping[str, str]) -> str | None:
     """Return why a request may not use /api, None when it may.
 
     It is for this machine only: not for another `peer` address, not through a reverse proxy on this machine,
-    not for a page of another site that has made its name resolve to us (DNS rebinding), which `host` gives away.
+    not for a page of another site that has made its name resolve to us (DNS rebinding), which `host` gives away,
+    nor for one that asks what it cannot read (Fetch Metadata) and so would hold places. A link may lead here.
     """
     if not _is_loopback(peer):
         return "/api answers only on the mirror's own machine; run `entrepot status` there"
@@ -154,6 +157,8 @@ def why_no_api(peer: str | None, host: str, headers: Container[str]) -> str | No
         return "/api is not given through a reverse proxy; ask it on the mirror's own machine"
     if not _names_this_machine(host):
         return "/api is asked by address or as localhost, not under another host name"
+    if headers.get("Sec-Fetch-Site") in _FOREIGN and headers.get("Sec-Fetch-Dest") != "document":
+        return "/api is not given to pages of other sites; open the mirror's own at /dashboard/"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from entrepot.admin import administering, why_no_api
 from entrepot.config.model import Address
 from entrepot.mirror import Mirror
 from entrepot.view import State
+from entrepot.watching import MOST_STREAMS
 from metrics.events import UpstreamQuota
 from proxy.oci.digest import Digest
 from proxy.oci.errors import TooManyRequests, Unavailable
@@ -263,6 +265,32 @@ def test_api_is_not_given_to_other_machines(peer: str | None) -> None:
 @pytest.mark.parametrize("host", ["", "evil.example:5001", "127.0.0.1.evil.example", "[::1", "localhost@evil.example"])
 def test_api_is_not_given_under_other_names(host: str) -> None:
     assert why_no_api("127.0.0.1", host, CIMultiDict()) is not None
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("kind", ["empty", "image", "iframe", "script"])
+async def test_api_is_not_given_to_pages_of_other_sites(admin: ClientSession, site: str, kind: str) -> None:
+    async with admin.get("/api/live", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Dest": kind}) as response:
+        assert response.status == 403
+
+
+@pytest.mark.parametrize(("site", "kind"), [("same-origin", "empty"), ("none", "document"), ("cross-site", "document")])
+async def test_api_is_given_to_the_mirrors_own_page_and_to_links(admin: ClientSession, site: str, kind: str) -> None:
+    async with admin.get("/api/status", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Dest": kind}) as response:
+        assert response.status == 200
+
+
+async def test_all_pages_that_may_be_open_leave_room_for_probes(running: Mirror) -> None:
+    running.config = msgspec.structs.replace(running.config, admin=Address("127.0.0.1", 0))
+    async with administering(running) as (listener,), AsyncExitStack() as held, asyncio.timeout(30):
+        address = listener.getsockname()
+        for _ in range(6 * MOST_STREAMS):  # what a browser opens for a page
+            reader, writer = await asyncio.open_connection(*address)
+            held.callback(writer.close)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert await reader.readexactly(12) == b"HTTP/1.1 200"
+        async with ClientSession() as probe, probe.get("http://{}:{}/readyz".format(*address)) as response:
+            assert response.status == 200
 
 
 async def test_half_a_head_and_a_flood_of_connections_do_not_stay(

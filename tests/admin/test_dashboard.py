@@ -172,6 +172,21 @@ async def test_a_document_comes_at_once_and_another_as_soon_as_something_is_new(
         assert second.totals.lookups["hit"] == 1
 
 
+@pytest.mark.parametrize(
+    ("taken", "packed"), [("gzip, br", True), ("br, GZIP;q=0.5", True), ("identity", False), ("gzip; q=0", False)]
+)
+async def test_each_document_is_whole_for_who_takes_it_packed_and_for_who_does_not(
+    admin: ClientSession, watched: Watching, seldom: None, taken: str, packed: bool
+) -> None:
+    async with admin.get("/api/live", headers={"Accept-Encoding": taken}) as answer:
+        assert ("Content-Encoding" in answer.headers) == packed
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        lines = documents(answer)
+        assert (await anext(lines)).totals.requests == 0  # while the answer goes on
+        watched.nudge()
+        assert (await anext(lines)).state == "ready"
+
+
 async def test_documents_go_on_by_themselves(admin: ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entrepot.watching.LIVE_SECONDS", 0.05)
     monkeypatch.setattr("entrepot.watching.SOONEST_SECONDS", 0.01)
@@ -226,6 +241,7 @@ async def test_what_streams_ends_cleanly_with_the_listener(running: Mirror, watc
             await anext(lines)
             await listener.aclose()
             assert [line async for line in lines] == []
+            assert answer.content.exception() is None
 
 
 class Endless:
