@@ -28,9 +28,9 @@ INCOMPLETE_SECONDS = 1.0
 class ServedManifest(Manifest):
     """A manifest as the cache gives it.
 
-    outcome: hit | miss | stale. `fresh_for`: seconds for which the same answer may be given again without
-    asking the cache. `warning`: what a stale answer says of itself (P16), else empty; `age`: how many seconds ago it
-    was confirmed.
+    outcome: hit | joined (a question that another client had begun) | miss | stale. `fresh_for`: seconds for which the
+    same answer may be given again without asking the cache. `warning`: what a stale answer says of itself (P16), else
+    empty; `age`: how many seconds ago it was confirmed.
     """
 
     outcome: str = "hit"
@@ -77,10 +77,11 @@ class Manifests:
         if stored is not None:
             return stored
         key = (repository, digest)
+        outcome = "joined" if key in self._fetching else "miss"
         manifest = await self._negatives.run(
             "manifest", repository, digest, lambda: self._fetching.run(key, lambda: self._fetch(repository, digest))
         )
-        return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
+        return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, outcome)
 
     async def ensure(self, repository: Repository, digest: Digest) -> Manifest:
         """Return the manifest once it is stored, whether its blobs are to be had or not: whoever asks comes for them.
@@ -96,8 +97,9 @@ class Manifests:
         It is stored under its digest, and the tag is left alone: its answer is everybody else's. Raises as `get`.
         """
         key = (repository, tag, accept)
+        outcome = "joined" if key in self._negotiating else "miss"
         manifest = await self._negotiating.run(key, lambda: self._ask_for(repository, tag, accept))
-        return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, "miss")
+        return ServedManifest(manifest.descriptor, manifest.body, manifest.anonymous, outcome)
 
     async def for_node(self, repository: Repository, digest: Digest, *, held: bool) -> NearManifest:
         """Return the manifest for another node, which judges itself who may have it; `held`: only if it is stored.

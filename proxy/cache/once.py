@@ -59,6 +59,10 @@ class SingleFlight(Generic[K, T]):
         self._background = background
         self._running: dict[K, asyncio.Future[T]] = {}
 
+    def __contains__(self, key: K) -> bool:
+        """Tell whether work under `key` is under way."""
+        return key in self._running
+
     def start(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         """Return the future of the work under `key`, started now unless it is under way. Shield it.
 

@@ -179,9 +179,9 @@ class Tags:
             return await self._stale(repository, record, Unavailable(f"{repository}:{tag} is not cached"), policy)
         if record is None:
             self._negatives.check("manifest", repository, tag, max_age)
-        asking = self._asking.start(
-            (repository, tag, most < policy.ttl), lambda: self._revalidate(repository, tag, most)
-        )
+        question = (repository, tag, most < policy.ttl)
+        outcome = "joined" if question in self._asking else "miss"
+        asking = self._asking.start(question, lambda: self._revalidate(repository, tag, most))
         if record is not None:
             prompt = max_age == math.inf and self._age(record) <= policy.ttl + policy.stale_while_revalidate
             await asyncio.wait([asking], timeout=PROMPT_SECONDS if prompt else PATIENT_SECONDS)
@@ -197,7 +197,7 @@ class Tags:
             raise ManifestUnknown(f"{repository}:{tag} is unknown")
         served = await self._serve(repository, renewed, policy)
         unchanged = record is not None and record.descriptor.digest == renewed.descriptor.digest
-        return served if unchanged else replace(served, outcome="miss")
+        return served if unchanged else replace(served, outcome=outcome)
 
     async def _revalidate(self, repository: Repository, tag: Tag, max_age: float) -> Revalidated:
         """Find out where the tag points, from what was heard in this node or fleet at most `max_age` seconds ago."""

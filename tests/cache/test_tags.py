@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metrics.events import TagRevalidated, ignore
+from metrics.events import RequestFinished, TagRevalidated, ignore
 from proxy.cache.readthrough import open_cache
 from proxy.cache.tags import TagPolicy
 from proxy.oci.digest import Digest
@@ -76,6 +76,8 @@ async def test_many_who_ask_for_one_tag_cause_one_question(asking: Lab, upstream
     assert all(answer[2] == OLD.body for answer in answers)
     assert upstream.count(method="HEAD", contains="/manifests/") == 1
     assert upstream.count(method="GET", contains="/manifests/") == 1
+    outcomes = [event.outcome for event in asking.of(RequestFinished)]
+    assert sorted(outcomes) == ["joined"] * 49 + ["miss"]
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
