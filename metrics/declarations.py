@@ -104,7 +104,8 @@ UPSTREAM_QUOTA_WINDOW_SECONDS = Metric(
 UPSTREAM_FAILING = Metric(
     "entrepot_upstream_failing",
     "gauge",
-    "1 while the upstream host cannot be reached or fails most requests, so that it is asked rarely.",
+    "1 while the upstream host cannot be reached or fails most requests, so that it is asked rarely; 0 from its first "
+    "answer on.",
     ("upstream",),
 )
 UPSTREAM_CREDENTIAL_REFUSED = Metric(
@@ -229,6 +230,7 @@ SPACE_HIGH = Metric("entrepot_space_high_bytes", "gauge", "Bytes that may be sto
 SPACE_LOW = Metric("entrepot_space_low_bytes", "gauge", "Bytes that an eviction goes down to.")
 SPACE_USED = Metric("entrepot_space_used_bytes", "gauge", "Bytes stored, and reserved for downloads under way.")
 DISK_FREE = Metric("entrepot_disk_free_bytes", "gauge", "Bytes that are free on the volume of the data folder.")
+DISK_SIZE = Metric("entrepot_disk_size_bytes", "gauge", "Bytes of that volume, free or not.")
 
 
 LOOP_LAG_SECONDS = Metric(
@@ -285,6 +287,7 @@ METRICS: tuple[Metric, ...] = (
     SPACE_LOW,
     SPACE_USED,
     DISK_FREE,
+    DISK_SIZE,
     *sharing.METRICS,
     *regional.METRICS,
     *counting.METRICS,

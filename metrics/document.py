@@ -31,6 +31,9 @@ of whose labels are `other`. A mirror with three upstreams in use, where everyth
 series. What a mirror has no part in has none: the metrics of a fleet, a bucket and of other regions begin with their
 first use, a gauge when its number is known.
 
+`upstream` is the name that the configuration has; in `entrepot_upstream_*` it is the host that was asked, as an
+upstream may have several.
+
 This page is generated: `python -m metrics.document > docs/metrics.md`.
 """
 _TITLES: dict[Part, str] = {

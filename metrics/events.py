@@ -236,12 +236,15 @@ class ClosureEvicted:
 
 @dataclass(frozen=True, slots=True)
 class SpaceMeasured:
-    """Bytes: what may be stored (`high`), what a sweep goes down to, what is stored and reserved, the volume's free."""
+    """Bytes: what may be stored (`high`), what a sweep goes down to, what is stored and reserved; of the volume what is
+    free, and all.
+    """
 
     high: int
     low: int
     used: int
     free: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

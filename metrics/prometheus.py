@@ -233,6 +233,8 @@ class Metrics:
                 if event.kind in _TIMED
                 else None,
             )
+            for health in (declared.UPSTREAM_FAILING, declared.UPSTREAM_CREDENTIAL_REFUSED):
+                self._families.value(health, event.upstream)  # shown before it fails
         cells.requests.number += 1
         if cells.duration is not None:
             cells.duration.observe(event.seconds)
@@ -287,6 +289,7 @@ class Metrics:
         self.set(declared.SPACE_LOW, event.low)
         self.set(declared.SPACE_USED, event.used)
         self.set(declared.DISK_FREE, event.free)
+        self.set(declared.DISK_SIZE, event.size)
 
     def _tag_revalidated(self, event: TagRevalidated) -> None:
         self._families.value(declared.TAG_REVALIDATIONS, event.upstream, event.outcome).number += 1

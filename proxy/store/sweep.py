@@ -68,7 +68,7 @@ class Sweeper:
         await self._store.keep_ballast(volume)
         marks = self._space.marks = limits(self._quota, volume, usage.stored)
         report = SpaceReport(marks.high, marks.low, usage.stored, usage.reserved, volume.free)
-        self._emit(SpaceMeasured(marks.high, marks.low, usage.used, volume.free))
+        self._emit(SpaceMeasured(marks.high, marks.low, usage.used, volume.free, volume.total))
         return report
 
     async def foresee(self) -> list[Evicted]:

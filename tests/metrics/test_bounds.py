@@ -86,7 +86,7 @@ def busy() -> Metrics:
         metrics.observe(answered("ping", "GET", status, "none" if status == 200 else "error", ""))
     metrics.observe(answered("other", "GET", 404, "error", ""))
     metrics.observe(StaleServed(3600.0))
-    metrics.observe(SpaceMeasured(4, 3, 2, 1))
+    metrics.observe(SpaceMeasured(4, 3, 2, 1, 5))
     for reason in ("quota", "orphan", "gc", "rm"):
         metrics.observe(ClosureEvicted(reason, 1, 1))
     for metric in METRICS:

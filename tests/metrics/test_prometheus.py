@@ -110,7 +110,7 @@ ONE_OF_EACH: tuple[Event, ...] = (
     VerificationFailed("docker.io", "registry-1.docker.io", DIGEST),
     TagRevalidated("docker.io", "moved"),
     ClosureEvicted("quota", 3, 4096),
-    SpaceMeasured(1000, 900, 500, 10_000),
+    SpaceMeasured(1000, 900, 500, 10_000, 20_000),
     BucketRequest("get", "ok", 0.01),
     BucketTransferred("up", 4096),
     BucketHealth(True, "did not answer in time"),
@@ -191,6 +191,16 @@ def test_remaining_quota_is_what_the_upstream_said_last(metrics: Metrics) -> Non
     metrics.observe(UpstreamQuota("docker.io", 100, 41, 21600))
     assert number(metrics, "entrepot_upstream_quota_remaining", upstream="docker.io") == 41
     assert metrics.quota("docker.io") == Quota(100, 41, 21600)
+
+
+def test_a_host_is_told_to_be_well_from_its_first_answer_on(metrics: Metrics) -> None:
+    metrics.observe(UpstreamRequest("registry-1.docker.io", "manifest", "GET", "200", 0.1))
+    for name in ("entrepot_upstream_failing", "entrepot_upstream_credential_refused"):
+        assert number(metrics, name, upstream="registry-1.docker.io") == 0
+    metrics.observe(UpstreamHealth("registry-1.docker.io", True, True))
+    metrics.observe(UpstreamRequest("registry-1.docker.io", "blob", "GET", "network", 0.1))
+    for name in ("entrepot_upstream_failing", "entrepot_upstream_credential_refused"):
+        assert number(metrics, name, upstream="registry-1.docker.io") == 1
 
 
 def test_both_expositions_parse_and_agree_with_the_declarations(metrics: Metrics) -> None:
