@@ -52,11 +52,11 @@ class Tally:
     def bring(self, families: Families) -> None:
         """Add to the families what was counted since the last time."""
         before, now = self._brought, self._read()
-        self._brought = now
         kind, method, status, outcome, upstream = self._key
         durations = [*map(operator.sub, now[0], before[0])]
         if not (number := sum(durations)):
             return
+        self._brought = now
         families.value(declared.REQUESTS, kind, method if method in _METHODS else OTHER, str(status)).number += number
         if outcome == "none":
             return

@@ -6,11 +6,12 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 import msgspec
 import pytest
 
-from metrics.declarations import FIRST_BYTE_SECONDS, LOOKUPS, REQUEST_DURATION_SECONDS, REQUESTS
+from metrics.declarations import FIRST_BYTE_SECONDS, LOOKUPS, REQUEST_DURATION_SECONDS, REQUESTS, SENT_BYTES
 from metrics.emit import emitting
 from metrics.events import RequestFinished
 from metrics.families import Snapshot
@@ -85,6 +86,24 @@ def test_what_is_counted_while_another_thread_looks_is_not_lost() -> None:
     assert (
         f'entrepot_request_duration_seconds_sum{{outcome="hit"}} {rounds * 0.0003:.1f}' in metrics.expose()[0].decode()
     )
+
+
+def test_bytes_of_a_request_that_is_being_counted_as_somebody_looks_are_not_lost() -> None:
+    metrics = Metrics(version="1")
+    metrics.observe(hit())
+
+    class LookedAt:
+        """A request during whose count another thread exposes, after its bytes and before its number."""
+
+        def __getattr__(self, name: str) -> object:
+            if name == "first_byte":
+                metrics.expose()
+            return getattr(hit(), name)
+
+    metrics.expose()
+    metrics.request_finished(cast(RequestFinished, LookedAt()))
+    assert sum(metrics.by(REQUESTS, "status").values()) == 2
+    assert sum(metrics.by(SENT_BYTES, "outcome").values()) == 2000
 
 
 def test_an_answer_that_began_before_it_ended_counts_twice() -> None:
