@@ -48,7 +48,10 @@ export async function getJson(path, signal) {
   return (await asked(path, signal)).json();
 }
 
-/** Follows /api/live while the page is seen. Calls back with each document, and when the connection is lost. */
+/**
+ * Follows /api/live while the page is seen. Calls back with each document, when the connection is lost, and when it is
+ * refused; it asks again until it is told to pause.
+ */
 export class LiveStream {
   constructor({ onDocument, onLost, onRefused }) {
     this.onDocument = onDocument;
@@ -81,6 +84,7 @@ export class LiveStream {
       watchdog = setTimeout(() => mine.abort(new Error(`nothing came for ${SILENCE / 1000} s`)), SILENCE);
     };
     let why = "the mirror ended the connection";
+    let refused = null;
     try {
       heard();
       const answer = await asked("../api/live", mine.signal);
@@ -92,11 +96,7 @@ export class LiveStream {
       }
     } catch (error) {
       if (mine !== this.running) return;
-      if (error instanceof Refused && error.wantsToken) {
-        this.pause();
-        this.onRefused(error);
-        return;
-      }
+      refused = error instanceof Refused && error.wantsToken ? error : null;
       why = error instanceof Refused ? error.message : mine.signal.aborted ? mine.signal.reason.message : "it does not answer";
     } finally {
       clearTimeout(watchdog);
@@ -106,7 +106,8 @@ export class LiveStream {
     const wait = WAITS[Math.min(this.failures, WAITS.length - 1)] * (0.75 + Math.random() / 2);
     this.failures += 1;
     this.retry = setTimeout(() => this.start(), wait);
-    this.onLost(why, Date.now() + wait);
+    if (refused) this.onRefused(refused);
+    else this.onLost(why);
   }
 }
 

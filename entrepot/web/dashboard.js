@@ -10,6 +10,7 @@ import { Pulls } from "./pulls.js";
 import { Running } from "./running.js";
 import { Waterfall } from "./waterfall.js";
 
+const AGAIN = 5000;
 const WINDOWS = { 900: "1h", 3600: "1h", 21600: "6h", 86400: "24h" };
 
 class Dashboard {
@@ -22,6 +23,7 @@ class Dashboard {
     this.heard = null;
     this.started = null;
     this.loaded = null;
+    this.failed = false;
     this.history = null;
     this.since = null;
     this.version = null;
@@ -65,10 +67,11 @@ class Dashboard {
     else this.advance(live);
   }
 
-  /** Show a new point, or ask for the points again where they are far apart. */
+  /** Show a new point, or ask for the points again where they are far apart, or did not come. */
   advance(live) {
-    if (live.point) this.charts.add(live.point);
-    if (this.charts.step > 5 && Date.now() - this.loaded > this.charts.step * 1000) this.load();
+    const old = Date.now() - this.loaded;
+    if (this.failed ? old > AGAIN : this.charts.step > 5 && old > this.charts.step * 1000) this.load();
+    else if (live.point) this.charts.add(live.point);
   }
 
   async load() {
@@ -76,30 +79,36 @@ class Dashboard {
     const mine = new AbortController();
     this.history = mine;
     this.loaded = Date.now();
+    this.failed = false;
     const span = Number(document.querySelector("#window :checked").value);
     try {
       const history = await getJson(`../api/history?window=${WINDOWS[span]}`, mine.signal);
       if (mine === this.history) this.charts.load(history, span);
     } catch (error) {
+      if (mine !== this.history) return;
       if (error instanceof Refused && error.wantsToken) this.closed(error);
+      this.failed = true;
     }
   }
 
   lost(why) {
     document.body.dataset.stale = "";
-    this.since ??= this.heard ?? Date.now();
+    this.since ??= this.heard;
     this.headline.lost(why, this.since);
   }
 
   closed(error) {
-    this.stream.pause();
     const wrong = hasToken() && error.status === 401;
+    const again = byId("token").hidden;
     keepToken(null);
-    this.headline.closed();
+    this.headline.closed(error.status === 401 ? "the mirror asks for the admin token" : "the mirror has no admin token that could be asked for");
     show(byId("numbers"), false);
     show(byId("token"), true);
+    show(byId("token-form"), error.status === 401);
     setText(byId("token-why"), wrong ? "That token does not open it. Is it the one of this mirror, and whole?" : `${as.name(error.message)}.`);
-    byId("token-field").focus();
+    if (error.status !== 401) return;
+    this.stream.pause();
+    if (again || wrong) byId("token-field").focus();
   }
 
   tokenGiven(event) {

@@ -38,21 +38,29 @@ export function setQuantity(element, [number, unit]) {
 
 /** Show one child of `parent` for each item: those that stay keep their element, and with it the focus. */
 export function keyed(parent, items, keyOf, make, update) {
-  const known = new Map(Array.from(parent.children, (child) => [child.dataset.key, child]));
+  const keys = items.map((item) => String(keyOf(item)));
+  const wanted = new Set(keys);
+  const known = new Map();
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
+  for (const child of Array.from(parent.children)) {
+    const { key } = child.dataset;
+    if (wanted.has(key) && !known.has(key)) known.set(key, child);
+    else child.remove();
+  }
   let place = parent.firstElementChild;
-  for (const item of items) {
-    const key = String(keyOf(item));
-    let child = known.get(key);
+  items.forEach((item, index) => {
+    let child = known.get(keys[index]);
     if (child === undefined) {
       child = make(item);
-      child.dataset.key = key;
+      child.dataset.key = keys[index];
     }
-    known.delete(key);
+    known.delete(keys[index]);
     if (child === place) place = place.nextElementSibling;
     else parent.insertBefore(child, place);
     update(child, item);
-  }
-  for (const gone of known.values()) gone.remove();
+  });
+  // What was moved has lost the focus.
+  if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
 }
 
 /** The parts of an element by their data-part. */

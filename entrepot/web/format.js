@@ -6,6 +6,11 @@ const NOTHING = "–";
 // Controls, and what turns the direction of text or is not seen: a name that a client made up shows them as codes.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
+/** A number and its unit, which stay on one line. */
+function joined([number, unit]) {
+  return unit ? `${number}\u00a0${unit}` : number;
+}
+
 /** Three digits that count: 0.12, 3.4, 56, 789. */
 function short(number) {
   const size = Math.abs(number);
@@ -25,7 +30,7 @@ export function decimal(number) {
 
 /** "1 pull", "2 pulls". */
 export function counted(number, one, many = `${one}s`) {
-  return `${GROUPED.format(number)} ${number === 1 ? one : many}`;
+  return joined([GROUPED.format(number), number === 1 ? one : many]);
 }
 
 /** Bytes in binary units, as [number, unit]. */
@@ -40,7 +45,7 @@ export function byteParts(bytes) {
 }
 
 export function bytes(number) {
-  return byteParts(number).join(" ").trim();
+  return joined(byteParts(number));
 }
 
 export function rate(bytesPerSecond) {
@@ -59,7 +64,7 @@ export function durationParts(seconds) {
 }
 
 export function duration(seconds) {
-  return durationParts(seconds).join(" ").trim();
+  return joined(durationParts(seconds));
 }
 
 /** A share from 0 to 1, as the number of [number, "%"]; what is not whole is never shown as 100. */
@@ -72,7 +77,7 @@ export function percentParts(share) {
 }
 
 export function percent(share) {
-  return percentParts(share).join(" ").trim();
+  return joined(percentParts(share));
 }
 
 const two = (number) => String(number).padStart(2, "0");

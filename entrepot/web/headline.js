@@ -18,12 +18,14 @@ export class Headline {
     this.quota = byId("quota-meter").appendChild(meter("Requests that the upstream still allows"));
   }
 
+  /** `since` is null where nothing was heard of it so far. */
   lost(why, since) {
-    this.state("bad", "Connection lost", `since ${as.clock(since / 1000)}: ${as.name(why)}. Asking again, ever less often; the numbers are from then.`);
+    if (since === null) this.state("bad", "No numbers yet", `${as.name(why)}. Asking again, ever less often.`);
+    else this.state("bad", "Connection lost", `since ${as.clock(since / 1000)}: ${as.name(why)}. Asking again, ever less often; the numbers are from then.`);
   }
 
-  closed() {
-    this.state("waiting", "Not shown", "the mirror asks for the admin token");
+  closed(why) {
+    this.state("waiting", "Not shown", why);
     show(byId("reasons"), false);
   }
 
@@ -54,13 +56,19 @@ export class Headline {
     this.upstreams(live);
   }
 
-  pulls({ pulls }) {
+  pulls({ pulls, now }) {
     const { latency } = pulls;
     for (const one of ["p50", "p90", "p99"]) setQuantity(byId(one), as.durationParts(latency[one]));
     setQuantity(byId("pulls"), [as.count(latency.count), ""]);
-    const ever = Object.values(pulls.outcomes).reduce((sum, one) => sum + one, 0);
-    const had = pulls.had_share == null ? "" : ` · clients had ${as.percent(pulls.had_share)} of layers`;
-    setText(byId("pulls-more"), `${as.count(pulls.running.filter(transfers).length)} running · ${as.count(ever)} ever${had}`);
+    const { unchanged = 0, broken = 0, ...done } = pulls.outcomes;
+    const ever = Object.values(done).reduce((sum, one) => sum + one, 0);
+    setText(byId("pulls-more"), [
+      `${as.count(pulls.running.filter((pull) => transfers(pull, now)).length)} running`,
+      `${as.count(ever)} ever`,
+      unchanged > 0 && `${as.count(unchanged)} unchanged`,
+      broken > 0 && `${as.count(broken)} broken`,
+      pulls.had_share != null && `clients had ${as.percent(pulls.had_share)} of layers`,
+    ].filter(Boolean).join(" · "));
   }
 
   bytes(totals) {

@@ -14,7 +14,7 @@ export const OUTCOMES = {
 };
 const COLUMNS = [
   ["Image", "image"], ["Outcome", "outcome"], ["Took", "took number"], ["Sent", "sent number"],
-  ["Layers had", "had number"], ["Client", "client"], ["Started", "when number"],
+  ["Layers had", "had number"], ["Client", "client"], ["Ended", "when number"],
 ];
 
 export class Pulls {
@@ -26,7 +26,7 @@ export class Pulls {
   update({ pulls }) {
     show(byId("recent-part"), pulls.recent.length > 0);
     show(byId("slowest-part"), pulls.slowest.length > 0);
-    this.recent.update(pulls.recent);
+    this.recent.update([...pulls.recent].sort((a, b) => ended(b) - ended(a)));
     this.slowest.update(pulls.slowest);
     show(byId("repositories-part"), pulls.repositories.length > 0);
     const top = pulls.repositories.slice(0, 10);
@@ -54,6 +54,10 @@ class PullTable {
   }
 }
 
+function ended(pull) {
+  return pull.started_at + pull.seconds;
+}
+
 function makeRow(pull) {
   const cells = Object.fromEntries(COLUMNS.map(([, kind]) => [kind.split(" ")[0], el("td", { class: kind })]));
   cells.image.append(el("a", { href: `#pull=${encodeURIComponent(pull.id)}`, "aria-label": as.name(pull.image) }, imageName(pull.image)));
@@ -70,7 +74,7 @@ function updateRow(row, pull) {
   setText(sent, as.bytes(pull.sent));
   setText(had, pull.layers > 0 ? `${pull.had} of ${pull.layers}` : "–");
   setText(client, as.name(pull.agent));
-  setTime(when, pull.started_at);
+  setTime(when, ended(pull));
 }
 
 /** Show how a pull went: its outcome, or that it broke or changed nothing. */

@@ -5,6 +5,8 @@ import { byId, el, imageName, keyed, meter, part, parts, setMeter, setText, setT
 import { More } from "./more.js";
 
 const MANIFESTS = 65536;
+/** A client that asks for nothing for so many seconds has perhaps all that it wanted: the mirror waits a little longer. */
+const QUIET = 1.5;
 
 export class Running {
   constructor() {
@@ -14,23 +16,36 @@ export class Running {
 
   update(live) {
     this.live = live;
-    const pulls = live.pulls.running.filter(transfers);
-    const asking = live.pulls.running.length - pulls.length;
+    const pulls = live.pulls.running.filter((pull) => transfers(pull, live.now));
+    const quiet = live.pulls.running.filter((pull) => wantsLayers(pull) && isQuiet(pull, live.now)).length;
+    const asking = live.pulls.running.length - pulls.length - quiet;
     show(byId("running-none"), live.pulls.running.length + live.fills.length === 0);
     show(byId("running-pulls-part"), pulls.length > 0);
     show(byId("fills-part"), live.fills.length > 0);
     setText(byId("running-pulls-count"), as.count(pulls.length));
-    show(byId("running-asking"), asking > 0);
-    setText(byId("running-asking"), `${as.counted(asking, pulls.length ? "more client" : "client")} asked for a manifest just now, and for no layer yet.`);
+    show(byId("running-asking"), asking + quiet > 0);
+    setText(byId("running-asking"), [
+      asking > 0 && `${as.counted(asking, "client")} asked for a manifest just now, and for no layer yet.`,
+      quiet > 0 && `${as.counted(quiet, "pull")} ${quiet === 1 ? "pauses" : "pause"}: done if nothing more is asked for.`,
+    ].filter(Boolean).join(" "));
     setText(byId("fills-count"), as.count(live.fills.length));
     keyed(byId("running-pulls"), this.pulls.of(pulls), (pull) => pull.id, makePull, updatePull);
     keyed(byId("fills"), this.fills.of(live.fills), (fill) => fill.digest, makeFill, updateFill);
   }
 }
 
+/** Whether layers go to a client just now. */
+export function transfers(pull, now) {
+  return wantsLayers(pull) && !isQuiet(pull, now);
+}
+
 /** A pull that has asked for manifests alone may be one that finds nothing new. */
-export function transfers(pull) {
+function wantsLayers(pull) {
   return pull.layers > 0 ? pull.had < pull.layers : pull.sent > MANIFESTS;
+}
+
+function isQuiet(pull, now) {
+  return now - pull.started_at - pull.seconds > QUIET;
 }
 
 function makePull(pull) {
@@ -69,5 +84,5 @@ function updateFill(row, fill) {
   setMeter(bar, done, `${as.bytes(fill.received)} ${of}`);
   setText(share, as.percent(done));
   const readers = fill.readers === 0 ? "nobody waits" : fill.readers === 1 ? "1 reader" : `${as.count(fill.readers)} readers share it`;
-  setText(words, `${as.bytes(fill.received)} ${of} · ${readers} · from ${as.name(fill.source)}`);
+  setText(words, `${as.bytes(fill.received)} ${of} · ${readers}${fill.source ? ` · from ${as.name(fill.source)}` : ""}`);
 }

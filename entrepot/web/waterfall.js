@@ -118,7 +118,7 @@ export class Waterfall {
       ["Upstream", as.duration(bar.upstream)],
       ["Transfer", as.duration(bar.transfer)],
       ["Sent", bar.size > 0 && bar.size !== bar.sent ? `${as.bytes(bar.sent)} of ${as.bytes(bar.size)}` : as.bytes(bar.sent)],
-      ["Answer", `${bar.status || "none yet"}, ${as.name(bar.outcome)}`],
+      ["Answer", `${bar.status || "none yet"}, ${wentAs(bar)}`],
     ]);
   }
 }
@@ -148,6 +148,12 @@ function makeBar() {
   return el("li", {}, button);
 }
 
+/** How a request went: what was left, or failed, before it was known where its content is has no outcome. */
+function wentAs(bar) {
+  if (bar.outcome !== "none") return as.name(bar.outcome);
+  return bar.status === 0 ? "begun" : bar.status === 499 ? "left" : bar.status >= 400 ? "failed" : "none";
+}
+
 /** The tag that was asked for, or the digest. */
 function called(bar) {
   const tag = bar.role === "manifest" && !bar.reference.includes(":");
@@ -160,7 +166,7 @@ function updateBar(row, bar, span) {
   setText(found.role, bar.role);
   setText(found.digest, called(bar));
   setText(found.size, as.bytes(bar.size || bar.sent));
-  setText(found.outcome, as.name(bar.outcome));
+  setText(found.outcome, wentAs(bar));
   setAttribute(found.outcome, "data-outcome", bar.status >= 400 ? "broken" : bar.outcome);
   let at = bar.start;
   for (const kind of ["wait", "upstream", "transfer"]) {
@@ -171,7 +177,7 @@ function updateBar(row, bar, span) {
     at += bar[kind];
   }
   setAttribute(found.button, "aria-label",
-    `${bar.role} ${called(bar)}, ${as.bytes(bar.size || bar.sent)}, ${as.name(bar.outcome)}: ` +
+    `${bar.role} ${called(bar)}, ${as.bytes(bar.size || bar.sent)}, ${wentAs(bar)}: ` +
     `starts at ${as.duration(bar.start)}, waits ${as.duration(bar.wait)}, upstream ${as.duration(bar.upstream)}, ` +
     `transfer ${as.duration(bar.transfer)}, answer ${bar.status || "none yet"}`);
 }

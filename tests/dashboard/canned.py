@@ -195,7 +195,9 @@ def busy() -> Live:
     slow = [summary(100 + number, _IMAGES[-1 - number], 93.0 / (1 + number), "miss") for number in range(9)]
     running = [
         msgspec.structs.replace(
-            summary(200 + number, _IMAGES[number], 2.7 * (1 + number), "miss", "running"), sent=9 * MIB
+            summary(200 + number, _IMAGES[number], 2.7 * (1 + number), "miss", "running"),
+            sent=9 * MIB,
+            started_at=NOW - 2.7 * (1 + number),
         )
         for number in range(2)
     ]
@@ -311,7 +313,7 @@ def hostile() -> Live:
         fills=tuple(msgspec.structs.replace(one, repository=HOSTILE[0], source=HOSTILE[1]) for one in fills(2)),
         pulls=msgspec.structs.replace(
             pulls,
-            running=told,
+            running=tuple(msgspec.structs.replace(one, started_at=NOW - one.seconds) for one in told),
             recent=told,
             slowest=told,
             repositories=tuple(RepositoryCount(name, 3, 5) for name in HOSTILE),

@@ -123,12 +123,13 @@ READ = """async () => {
   const { binned } = await import('./bins.js');
   const point = (time, more) => ({ time, requests: 0, errors: 0, sent: 0, received: 0, hit_ratio: null,
     byte_hit_ratio: null, pulls: 0, pull_p50: null, pull_p90: null, pull_p99: null, ...more });
+  const spaced = (text) => text.replace('\\u00a0', ' ');  // no line ends between a number and its unit
   const hour = Array.from({ length: 720 }, (_, index) => point(5 * (index + 1), { requests: index % 2 ? 3 : 1 }));
   const bytes = [point(5, { sent: 100, received: 10, byte_hit_ratio: 0.9 }), point(10, {}), point(60, { sent: 1 })];
   return {
-    durations: [null, 0, 0.0004, 0.0124, 0.9999, 3.42, 59.6, 125, 7300, 260000].map(as.duration),
-    sizes: [null, 0, 999, 1023, 1048576, 1288490189, 6e15].map(as.bytes),
-    shares: [null, 0, 0.0002, 0.412, 0.9719, 0.99999, 1].map(as.percent),
+    durations: [null, 0, 0.0004, 0.0124, 0.9999, 3.42, 59.6, 125, 7300, 260000].map(as.duration).map(spaced),
+    sizes: [null, 0, 999, 1023, 1048576, 1288490189, 6e15].map(as.bytes).map(spaced),
+    shares: [null, 0, 0.0002, 0.412, 0.9719, 0.99999, 1].map(as.percent).map(spaced),
     joined: [binned(hour, 5, 3600, 3600).times.length, [...new Set(binned(hour, 5, 3600, 3600).requests)]],
     alone: binned(bytes, 5, 900, 60),
   };

@@ -156,13 +156,104 @@ def test_a_focused_row_keeps_its_focus_while_new_pulls_come(hosting: Hosting, br
         page = seen.page
         page.goto(stage.url)
         page.locator("#recent a").nth(2).focus()
-        newest = canned.summary(999, "docker.io/library/newest:1", 0.4)
+        newest = msgspec.structs.replace(canned.summary(999, "docker.io/library/newest:1", 0.4), started_at=canned.NOW)
         pulls = stage.live.pulls
         stage.live = msgspec.structs.replace(
             stage.live, pulls=msgspec.structs.replace(pulls, recent=(newest, *pulls.recent))
         )
         expect(page.locator("#recent tbody tr").first).to_contain_text("newest:1")
         expect(page.locator("#recent a").nth(3)).to_be_focused()
+
+
+def test_a_row_that_is_moved_or_follows_one_that_goes_keeps_its_focus(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        page, pulls = seen.page, stage.live.pulls
+        page.goto(stage.url)
+        image = page.locator("#running-pulls a").nth(1)
+        image.focus()
+        name = image.get_attribute("aria-label")
+        for running in (pulls.running[::-1], pulls.running[1:]):
+            stage.live = msgspec.structs.replace(stage.live, pulls=msgspec.structs.replace(pulls, running=running))
+            expect(page.locator("#running-pulls a").first).to_have_attribute("aria-label", name or "")
+            expect(page.locator("#running-pulls a").first).to_be_focused()
+
+
+def test_what_is_told_twice_adds_nothing_to_the_page(hosting: Hosting, browser: Browser) -> None:
+    live = canned.busy()
+    twice = msgspec.structs.replace(live, fills=live.fills[:1] * 2)
+    with staged(hosting, twice) as stage, watched(browser) as seen:
+        seen.page.goto(stage.url)
+        expect(seen.page.locator("#fills li")).to_have_count(2)
+        for sent in ("9 MiB", "10 MiB", "11 MiB"):
+            fills = tuple(
+                msgspec.structs.replace(one, received=int(sent.split()[0]) * canned.MIB) for one in twice.fills
+            )
+            stage.live = msgspec.structs.replace(twice, fills=fills)
+            expect(seen.page.locator("#fills li").last).to_contain_text(sent)
+            expect(seen.page.locator("#fills li")).to_have_count(2)
+
+
+def test_a_pull_that_asks_for_nothing_more_is_not_listed_as_running(hosting: Hosting, browser: Browser) -> None:
+    live = canned.busy()
+    first, second = live.pulls.running
+    quiet = msgspec.structs.replace(second, started_at=second.started_at - 3)
+    asking = msgspec.structs.replace(first, id="p300", layers=0, had=0, sent=2000)
+    pulls = msgspec.structs.replace(live.pulls, running=(first, quiet, asking))
+    with staged(hosting, msgspec.structs.replace(live, pulls=pulls)) as stage, watched(browser) as seen:
+        seen.page.goto(stage.url)
+        expect(seen.page.locator("#running-pulls li")).to_have_count(1)
+        expect(seen.page.locator("#running-pulls-count")).to_have_text("1")
+        expect(seen.page.locator("#running-asking")).to_have_text(
+            "1 client asked for a manifest just now, and for no layer yet. "
+            "1 pull pauses: done if nothing more is asked for."
+        )
+        expect(seen.page.locator("#pulls-more")).to_have_text(
+            "1 running · 9,400 ever · 583 unchanged · 17 broken · clients had 41 % of layers"
+        )
+
+
+def test_recent_pulls_are_in_the_order_of_the_times_that_are_shown(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        seen.page.goto(stage.url)
+        expect(seen.page.locator("#recent time").first).to_be_visible()
+        times = seen.page.locator("#recent time").evaluate_all("all => all.map((one) => one.dateTime)")
+        assert times == sorted(times, reverse=True)
+        assert len(set(times)) > 2
+
+
+def test_a_mirror_without_a_token_asks_for_none_and_is_found_when_it_opens(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        stage.refuse = 403
+        page = seen.page
+        page.goto(stage.url)
+        expect(page.locator("#token-why")).to_contain_text("only on the mirror's own machine")
+        expect(page.locator("#token-form")).to_be_hidden()
+        stage.refuse = 0
+        expect(page.locator("#pulls")).to_have_text("1,284")
+        expect(page.locator("#token")).to_be_hidden()
+
+
+def test_who_finds_no_place_is_told_why_and_asks_again(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        stage.refuse = 429
+        seen.page.goto(stage.url)
+        expect(seen.page.get_by_role("status")).to_contain_text("No numbers yet: /api answers")
+        stage.refuse = 0
+        expect(seen.page.locator("#state-word")).to_have_text("Ready")
+
+
+def test_points_that_did_not_come_are_asked_for_again(hosting: Hosting, browser: Browser) -> None:
+    with staged(hosting, canned.busy()) as stage, watched(browser) as seen:
+        page = seen.page
+        page.clock.install()
+        page.goto(stage.url)
+        expect(page.locator("#state-word")).to_have_text("Ready")
+        page.route("**/api/history?window=24h", lambda route: route.abort())
+        with page.expect_event("requestfailed"):
+            page.get_by_text("24 h", exact=True).click()
+        page.unroute("**/api/history?window=24h")
+        with page.expect_response("**/api/history?window=24h"):
+            page.clock.fast_forward(6000)
 
 
 def test_an_upgraded_mirror_brings_its_own_page(hosting: Hosting, browser: Browser) -> None:
