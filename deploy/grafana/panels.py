@@ -165,6 +165,15 @@ def total(counter: str, selector: str) -> str:
     return f"sum(increase({counter}{{{selector}}}[$__range]))"
 
 
+def happened(counter: str, selector: str) -> str:
+    """Return how often something rare came about in the dashboard's range.
+
+    Its counter begins with the first time, at 1: what `increase` says of that is 0.
+    """
+    grown, begun = f"increase({counter}{{{selector}}}[$__range])", f"{counter}{{{selector}}}"
+    return f"sum(({grown} and {begun} offset $__range) or {begun} or {grown})"
+
+
 def or_zero(expr: str) -> str:
     """Return `expr`, and 0 where nothing of the kind has ever happened."""
     return f"{expr} or on () vector(0)"

@@ -15,6 +15,7 @@ from deploy.grafana.panels import (
     Panel,
     Query,
     bars,
+    happened,
     lines,
     number,
     or_zero,
@@ -72,7 +73,7 @@ def _health() -> list[Panel]:
         number(
             "Rate limited",
             "Answers 429 of the shown time.",
-            or_zero(total(_REQUESTS, f'{_HOST}, status="429"')),
+            or_zero(happened(_REQUESTS, f'{_HOST}, status="429"')),
             unit=COUNT,
             steps=[(1, RED)],
         ),
@@ -96,7 +97,7 @@ def _health() -> list[Panel]:
         number(
             "Wrong bytes",
             "Downloads of the shown time that did not match their digest.",
-            or_zero(total("entrepot_verification_failures_total", _HERE)),
+            or_zero(happened("entrepot_verification_failures_total", _HERE)),
             unit=COUNT,
             steps=[(1, RED)],
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from deploy.grafana.dashboards import FOLDER, documents
 from metrics.declarations import METRICS
 from tests.grafana.queries import DASHBOARDS, ROOT, RULES, asked, document, panels
+from tests.support.processes import run
 
 _DECLARED = {metric.name: metric for metric in METRICS}
 _OF_PROMETHEUS = {"instance", "job", "le"}
@@ -67,6 +69,36 @@ def test_every_panel_says_what_it_shows_in_a_unit_and_no_client_is_told_apart(pa
             label.strip() for labels in re.findall(r"by \(([^)]*)\)", query.expression) for label in labels.split(",")
         }
         assert not grouped & _CLIENTS, query
+
+
+@pytest.mark.needs("promtool")
+def test_the_first_time_of_something_rare_is_shown(tmp_path: Path) -> None:
+    """Its counter begins at 1, which `increase` does not see; what was long before is not shown again."""
+    (query,) = [one for one in asked(FOLDER / "overview.json") if one.panel == "Wrong bytes"]
+    told = {
+        "first": ("_x120 1x60", 1),
+        "long ago": ("7x180", 0),
+        "again": ("7x120 9x60", 2),
+    }
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": f'entrepot_verification_failures_total{{instance="a", source="{name}"}}', "values": values}
+            ],
+            "promql_expr_test": [
+                {
+                    "expr": query.substituted.replace("60s", "1h"),
+                    "eval_time": "175m",
+                    "exp_samples": [{"labels": "{}", "value": value}],
+                }
+            ],
+        }
+        for name, (values, value) in told.items()
+    ]
+    file = tmp_path / "first.yml"
+    file.write_text(json.dumps({"tests": tests}))  # JSON is YAML too
+    run(["promtool", "test", "rules", file])
 
 
 def test_the_dashboards_link_to_each_other_and_choose_nodes_and_source() -> None:
