@@ -118,11 +118,15 @@ class Watching:
 
     async def read_on(self) -> None:
         """Take a reading every `STEP_SECONDS`, until cancelled."""
+        failed = False
         while True:
             try:
                 await self.read()
+                failed = False
             except Exception:
-                _log.exception("the dashboard's history has a gap: the mirror's numbers could not be read")
+                if not failed:
+                    _log.exception("the dashboard's history has a gap until the mirror's numbers can be read again")
+                failed = True
             await asyncio.sleep(STEP_SECONDS)
 
     async def read(self) -> None:
@@ -135,14 +139,18 @@ class Watching:
 
     async def show_on(self) -> None:
         """Make a document every `LIVE_SECONDS`, and at once when nudged, while somebody takes them; until cancelled."""
+        failed = False
         while True:
             await self._wanted.wait()
             self._nudged.clear()
             try:
                 document = msgspec.json.encode(await self.live()) + b"\n"
             except Exception:
-                _log.exception("the dashboard's numbers could not be put together")
+                if not failed:
+                    _log.exception("the dashboard's numbers could not be put together; this is told once")
+                failed = True
             else:
+                failed = False
                 async with self._made:
                     if self._streams:
                         self._document, self._number = document, self._number + 1

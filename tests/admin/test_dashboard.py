@@ -341,6 +341,27 @@ async def test_the_last_hours_are_told_by_what_was_counted(
     assert point["used"] == 0
 
 
+async def test_documents_that_cannot_be_made_are_told_once_and_come_again(
+    admin: ClientSession, watched: Watching, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("entrepot.watching.LIVE_SECONDS", 0.01)
+    monkeypatch.setattr("entrepot.watching.SOONEST_SECONDS", 0.01)
+    asked, live = 0, watched.live
+
+    async def fail_three_times() -> Live:
+        nonlocal asked
+        asked += 1
+        if asked <= 3:
+            raise RuntimeError("a fault")
+        return await live()
+
+    monkeypatch.setattr(watched, "live", fail_three_times)
+    async with admin.get("/api/live") as answer:
+        assert (await anext(documents(answer))).state == "ready"
+    assert asked >= 4
+    assert caplog.text.count("could not be put together") == 1
+
+
 async def test_a_failure_to_read_leaves_a_gap_and_goes_on(
     running: Mirror, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
