@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from metrics.events import Emit
+from metrics.events import Emit, RequestFinished
 from metrics.prometheus import Metrics
+from metrics.pulls.closures import Closure
 from metrics.pulls.counting import RUNNING
 from metrics.pulls.gathering import Gathering
 from metrics.pulls.model import Part, PullDetail, PullsView, Step
 from metrics.pulls.pull import Pull, ended_of
 from metrics.pulls.summing import SHOWN_RUNNING, Sums
-from metrics.pulls.tracking import Tracker, without_repeats
+from metrics.pulls.tracking import Repeats, Tracker
 from proxy.cache.once import Background
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import Child
@@ -31,7 +32,8 @@ LOOK_UP_SECONDS = 1.0
 MOST_LOOK_UPS = 256
 LOOK_UPS = 4
 MOST_HEARD = 65_536
-AT_ONCE = 100
+AT_ONCE_SECONDS = 0.002
+SMALL = 500
 _log = logging.getLogger(__name__)
 
 Children = Callable[[Digest], Awaitable[Sequence[Child]]]
@@ -114,19 +116,21 @@ class Pulls:
     async def _work(self) -> None:
         told, self._heard = [(0, step) for step in self._gathering.take()] + self._heard, []
         lost, self._lost = self._lost, []
-        steps = without_repeats(told)
         running = len(self._tracker)
-        await self._look_up(step for _, step in steps)
-        for number, (pid, step) in enumerate(steps, 1):
-            self._tracker.take(step, time.monotonic(), pid)
-            if not number % AT_ONCE:
-                await asyncio.sleep(0)
+        steps, asked = await _sift(told)
+        await self._look_up(asked)
+        turn = _Turn()
+        for pid, step in steps:
+            self._tracker.take(step, await turn.go_on(), pid)
         for pid in lost:
             self._tracker.lost(pid, time.monotonic())
-        ended = self._tracker.tick(time.monotonic())
-        for pull in ended:
-            self._count(pull)
-        if ended or len(self._tracker) != running:
+        changed = len(self._tracker) != running
+        while ended := self._tracker.tick(time.monotonic()):
+            changed = True
+            for pull in ended:
+                await turn.go_on()
+                self._count(pull)
+        if changed:
             self.changed()
 
     def _count(self, pull: Pull) -> None:
@@ -134,30 +138,66 @@ class Pulls:
         self._emit(ended_of(pull.upstream, detail.pull))
         self._sums.add(f"{pull.upstream}/{pull.repository}", detail, time.monotonic())
 
-    async def _look_up(self, steps: Iterable[Step]) -> None:
+    async def _look_up(self, asked: Collection[str]) -> None:
         """Find out what manifests name; those that the catalog does not have as yet are looked up again."""
-        wanted = sorted(self._tracker.unknown(steps))[:MOST_LOOK_UPS]
+        wanted = sorted(self._tracker.unknown(asked))[:MOST_LOOK_UPS]
         self._tried = {digest: self._tried.get(digest, 0) + 1 for digest in wanted}
         try:
             async with asyncio.timeout(LOOK_UP_SECONDS):
                 for digest in wanted:
-                    if parts := tuple(map(_part, filter(_is_pulled, await self._children(Digest(digest))))):
-                        self._learn(digest, parts)
+                    if (closure := await _closure(await self._children(Digest(digest)))).parts:
+                        self._learn(digest, closure)
             self._blind = False
         except Exception as error:
             if not self._blind:
                 _log.warning("the catalog tells nothing of images; look at its disk", extra={"error": repr(error)})
             self._blind = True
         for digest in [digest for digest, times in self._tried.items() if times >= LOOK_UPS]:
-            self._learn(digest, ())
+            self._learn(digest, Closure())
 
-    def _learn(self, digest: str, parts: tuple[Part, ...]) -> None:
-        self._tracker.learn(digest, parts, time.monotonic())
+    def _learn(self, digest: str, closure: Closure) -> None:
+        self._tracker.learn(digest, closure, time.monotonic())
         del self._tried[digest]
 
 
-def _is_pulled(child: Child) -> bool:
-    return child.required
+class _Turn:
+    """Lets others go on every few milliseconds of a long piece of work."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    async def go_on(self) -> float:
+        """Return what time it is now."""
+        now = time.monotonic()
+        if now - self._began > AT_ONCE_SECONDS:
+            await asyncio.sleep(0)
+            now = self._began = time.monotonic()
+        return now
+
+
+async def _sift(told: Sequence[tuple[int, Step]]) -> tuple[list[tuple[int, Step]], set[str]]:
+    """Return the steps without repeated requests for a manifest, and the manifests that were asked for."""
+    repeats, turn = Repeats(), _Turn()
+    steps: list[tuple[int, Step]] = []
+    asked: set[str] = set()
+    for one in told:
+        await turn.go_on()
+        if repeats.has(one[1]):
+            continue
+        steps.append(one)
+        step = one[1]
+        if isinstance(step, RequestFinished) and step.kind == "manifest" and step.digest and step.status < 400:
+            asked.add(step.digest)
+    return steps, asked
+
+
+async def _closure(children: Sequence[Child]) -> Closure:
+    """Return what is pulled of what a manifest names; a thread takes the time that thousands of them need."""
+    return _gather(children) if len(children) < SMALL else await asyncio.to_thread(_gather, children)
+
+
+def _gather(children: Sequence[Child]) -> Closure:
+    return Closure(_part(child) for child in children if child.required)
 
 
 def _part(child: Child) -> Part:

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from metrics.events import BlobStarted, Event, RequestFinished
 from metrics.pulls.model import Step
 
 MOST_STEPS = 4096
+MOST_MANIFESTS = 3072
+"""Of them; so that the ends of blobs, without which pulls would seem to go on, have room where manifests are many."""
+
+MOST_AGENT = 256
 
 
 def _nobody() -> None:
@@ -20,8 +26,8 @@ def _nobody() -> None:
 class Gathering:
     """State: the steps that nobody has taken, how many did not fit among them, and who is told of the first.
 
-    A request for a manifest that says what the client's one before it said is left out: whoever asks thousands of times
-    a second pulls nothing.
+    A request for a manifest that says what the client's one before it said is left out, unless it has asked for a blob
+    since: whoever asks thousands of times a second pulls nothing.
     """
 
     def __init__(self) -> None:
@@ -35,7 +41,8 @@ class Gathering:
         if type(event) is RequestFinished:
             self.finished(event)
         elif type(event) is BlobStarted:
-            self._keep(event)
+            self._last.pop(event.client, None)
+            self._keep(event, MOST_STEPS)
 
     def take(self) -> list[Step]:
         """Return what has come since the last call, in the order in which it was told."""
@@ -48,17 +55,17 @@ class Gathering:
             last = self._last.get(event.client)
             if last is not None and _alike(event, last):
                 return
-            if len(self._steps) < MOST_STEPS:
+            if len(self._steps) < MOST_MANIFESTS:
                 self._last[event.client] = event
-        elif event.kind != "blob":
-            return
-        self._keep(event)
+            self._keep(event, MOST_MANIFESTS)
+        elif event.kind == "blob":
+            self._keep(event, MOST_STEPS)
 
-    def _keep(self, step: Step) -> None:
-        if len(self._steps) >= MOST_STEPS:
+    def _keep(self, step: Step, most: int) -> None:
+        if len(self._steps) >= most:
             self.dropped += 1
             return
-        self._steps.append(step)
+        self._steps.append(step if len(step.agent) <= MOST_AGENT else replace(step, agent=step.agent[:MOST_AGENT]))
         if len(self._steps) == 1:
             self.wake()
 

@@ -29,7 +29,7 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     platform: str = ""
 
 
-class Bar(msgspec.Struct, frozen=True):
+class Bar(msgspec.Struct, frozen=True, gc=False):
     """One request of a pull, for a waterfall.
 
     role: what was asked for; "other" is a blob that no manifest of the pull names. start: seconds since the pull began.
@@ -50,7 +50,7 @@ class Bar(msgspec.Struct, frozen=True):
     sent: int
 
 
-class PullSummary(msgspec.Struct, frozen=True):
+class PullSummary(msgspec.Struct, frozen=True, gc=False):
     """One pull in a list.
 
     image: the full reference that was asked for. agent: the client program, of a small fixed set, or "other".
@@ -77,7 +77,7 @@ class PullSummary(msgspec.Struct, frozen=True):
     had_bytes: int
 
 
-class PullDetail(msgspec.Struct, frozen=True):
+class PullDetail(msgspec.Struct, frozen=True, gc=False):
     """One pull with each of its requests, by their start; `more` are those that were too many to keep."""
 
     pull: PullSummary

@@ -5,20 +5,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Literal
 
 from metrics.events import BlobStarted, PullEnded, RequestFinished
 from metrics.pulls.agents import COPIERS
+from metrics.pulls.closures import UNKNOWN_PLATFORM, Closure
 from metrics.pulls.model import Bar, Part, PullDetail, PullSummary, State
 
 MOST_BARS = 512
 MOST_BLOBS = 4096
-_UNKNOWN_PLATFORM = "unknown/unknown"
+MOST_MANIFESTS = 256
+MOST_MERGED = 10_000
+_NOTHING = Closure()
 _NEAR = frozenset({"neighbour", "bucket", "redirected", "region"})
 _FAR = frozenset({"miss", "relayed"})
 _GOOD = frozenset({200, 206, 304, 307})
 
-Parts = tuple[Part, ...]
 BarRole = Literal["manifest", "config", "layer", "other"]
 
 
@@ -40,12 +43,13 @@ class UnderWay:
     teller: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pull:
     """State: all that its requests have told.
 
-    manifests: what each one that was asked for names, None while that is not known; named: all that they name.
-    fetched: those whose body left.
+    manifests: what each one that was asked for names, None while that is not known. fetched: those whose body left.
+    chosen: what the images of them name together; missing: how many blobs of it were not sent whole; asked,
+    asked_bytes: its layers that were asked for.
     """
 
     id: str
@@ -57,9 +61,12 @@ class Pull:
     started: float
     ended: float = 0.0
     first_blob: float | None = None
-    manifests: dict[str, Parts | None] = field(default_factory=dict)
-    named: dict[str, Part] = field(default_factory=dict)
+    manifests: dict[str, Closure | None] = field(default_factory=dict)
     fetched: set[str] = field(default_factory=set)
+    chosen: Closure = _NOTHING
+    missing: int = 0
+    asked: int = 0
+    asked_bytes: int = 0
     blobs: dict[str, Blob] = field(default_factory=dict)
     under_way: dict[str, UnderWay] = field(default_factory=dict)
     outcomes: set[str] = field(default_factory=set)
@@ -77,13 +84,13 @@ class Pull:
         """Tell whether the client may ask for this manifest in this pull: it, or an index of it, names the digest."""
         if digest == self.digest or digest in self.manifests:
             return digest not in self.fetched or self.first_blob is None
-        if digest in self.named:
+        if self._part(digest) is not None:
             return True
         return self.first_blob is None and None in self.manifests.values()
 
     def names(self, digest: str) -> bool:
         """Tell whether a manifest that was asked for has this blob."""
-        part = self.named.get(digest)
+        part = self._part(digest)
         return part is not None and part.role != "manifest"
 
     def lacks(self, digest: str) -> bool:
@@ -96,7 +103,12 @@ class Pull:
         blob = self.blobs.get(digest)
         return blob is not None and blob.under_way > 0
 
-    def add_manifest(self, step: RequestFinished, parts: Parts | None) -> None:
+    def kept(self) -> int:
+        """Return how much is kept of it, in things that take some hundred bytes."""
+        merged = 0 if self.chosen in self.manifests.values() else len(self.chosen.parts)
+        return len(self.steps) + len(self.blobs) + len(self.under_way) + len(self.manifests) + merged
+
+    def add_manifest(self, step: RequestFinished, closure: Closure | None) -> None:
         """A request for a manifest of it was answered."""
         self._add(step)
         if step.status not in _GOOD:
@@ -105,18 +117,19 @@ class Pull:
         self.failed.discard(step.reference)
         self.outcomes.add(step.outcome)
         if step.digest:
-            self.learn(step.digest, parts)
+            self.learn(step.digest, closure)
             if step.method == "GET":
                 self.fetched.add(step.digest)
 
-    def learn(self, digest: str, parts: Parts | None) -> None:
+    def learn(self, digest: str, closure: Closure | None) -> None:
         """Take note of what a manifest of it names."""
-        if parts is None:
-            if not self.manifests.get(digest):
-                self.manifests[digest] = None
+        if digest not in self.manifests and len(self.manifests) >= MOST_MANIFESTS:
             return
-        self.manifests[digest] = parts
-        self.named.update((part.digest, part) for part in parts)
+        if closure is None:
+            self.manifests.setdefault(digest, None)
+        elif self.manifests.get(digest) is not closure:
+            self.manifests[digest] = closure
+            self._choose()
 
     def begin_blob(self, step: BlobStarted, teller: int) -> None:
         """A request for a blob began."""
@@ -141,8 +154,9 @@ class Pull:
         good = step.status in _GOOD
         if good:
             self.outcomes.add(step.outcome)
-        size = self._size(step.digest)
-        blob.whole = blob.whole or (good and step.status != 206) or (size is not None and 0 < size <= blob.sent)
+        if not blob.whole and ((good and step.status != 206) or self._has_all(step.digest, blob)):
+            blob.whole = True
+            self.missing -= step.digest in self.chosen.parts
         blob.bad = not good and not blob.whole
 
     def give_up(self, request_id: str, now: float) -> None:
@@ -156,26 +170,23 @@ class Pull:
 
     def complete(self) -> bool:
         """Tell whether all of the image was sent: then nothing is left to ask for."""
-        if self.under_way or None in self.manifests.values():
+        if self.under_way or self.missing or not self.chosen.parts or None in self.manifests.values():
             return False
-        images = self._images()
-        if self.agent in COPIERS and any(_is_index(parts) for parts in self.manifests.values() if parts):
+        if len(self.manifests) >= MOST_MANIFESTS:
             return False
-        return bool(images) and not any(self.lacks(part.digest) for parts in images for part in parts)
+        return self.agent not in COPIERS or not any(closure.is_index for closure in self.manifests.values() if closure)
 
     def state(self, *, running: bool) -> State:
         """Return how it is, or has ended."""
         if running:
             return "running"
-        if self.failed or any(blob.bad for blob in self.blobs.values()):
+        if self.failed or any(blob.bad and self._matters(digest) for digest, blob in self.blobs.items()):
             return "broken"
         return "unchanged" if all(self._role(digest) == "config" for digest in self.blobs) else "done"
 
     def summary(self, epoch: float, now: float | None = None) -> PullSummary:
         """Return it for a list, as it ended, or as it is at `now`. epoch: the unix time of monotonic 0."""
         state = self.state(running=now is not None)
-        layers = self._layers()
-        had = [part for part in layers.values() if part.digest not in self.blobs]
         return PullSummary(
             id=self.id,
             image=f"{self.upstream}/{self.repository}{'@' if self.by_digest else ':'}{self.reference}",
@@ -187,10 +198,10 @@ class Pull:
             started_at=self.started + epoch,
             seconds=max(0.0, (now if now is not None and self.under_way else self.ended) - self.started),
             sent=self.sent,
-            layers=len(layers),
-            had=len(had),
-            layer_bytes=sum(part.size for part in layers.values()),
-            had_bytes=sum(part.size for part in had),
+            layers=self.chosen.layers,
+            had=self.chosen.layers - self.asked,
+            layer_bytes=self.chosen.layer_bytes,
+            had_bytes=self.chosen.layer_bytes - self.asked_bytes,
         )
 
     def detail(self, epoch: float, now: float | None = None) -> PullDetail:
@@ -210,32 +221,68 @@ class Pull:
             self.more += 1
 
     def _blob(self, digest: str) -> Blob | None:
-        if digest not in self.blobs and len(self.blobs) >= MOST_BLOBS:
-            return None
-        return self.blobs.setdefault(digest, Blob())
+        blob = self.blobs.get(digest)
+        if blob is None and len(self.blobs) < MOST_BLOBS:
+            blob = self.blobs[digest] = Blob()
+            self._ask(digest)
+        return blob
 
-    def _images(self) -> list[Parts]:
-        """Return what the images name that were asked for, attestations not counted where there are others."""
-        images = {digest: parts for digest, parts in self.manifests.items() if parts and not _is_index(parts)}
-        beside = {part.digest for part in self.named.values() if part.platform == _UNKNOWN_PLATFORM}
-        return [parts for digest, parts in images.items() if digest not in beside] or list(images.values())
+    def _ask(self, digest: str) -> None:
+        part = self.chosen.parts.get(digest)
+        if part is not None and part.role == "layer":
+            self.asked += 1
+            self.asked_bytes += part.size
 
-    def _layers(self) -> dict[str, Part]:
-        return {part.digest: part for parts in self._images() for part in parts if part.role == "layer"}
+    def _choose(self) -> None:
+        """Find the images among the manifests, attestations not counted where there are others, and what is left."""
+        images = {digest: found for digest, found in self.manifests.items() if found and _is_image(found)}
+        chosen = [found for digest, found in images.items() if self._child(digest) != UNKNOWN_PLATFORM]
+        chosen = chosen or list(images.values())
+        if len(chosen) == 1:
+            self.chosen = chosen[0]
+        elif chosen:
+            parts = chain.from_iterable(found.parts.values() for found in chosen)
+            self.chosen = Closure(islice(parts, MOST_MERGED))
+        self.asked = self.asked_bytes = 0
+        for digest, blob in self.blobs.items():
+            self._ask(digest)
+            blob.whole = blob.whole or self._has_all(digest, blob)
+            blob.bad = blob.bad and not blob.whole
+        self.missing = len(self.chosen.parts) - sum(
+            blob.whole for digest, blob in self.blobs.items() if digest in self.chosen.parts
+        )
+
+    def _has_all(self, digest: str, blob: Blob) -> bool:
+        size = self._size(digest)
+        return size is not None and 0 < size <= blob.sent
+
+    def _matters(self, digest: str) -> bool:
+        """Tell whether a pull without this blob is broken; what no manifest names it may do without (P40)."""
+        return not self.chosen.parts or self.names(digest)
+
+    def _child(self, digest: str) -> str:
+        """Return the platform that an index says that a manifest is of."""
+        for closure in self.manifests.values():
+            if closure is not None and closure.is_index and (part := closure.parts.get(digest)) is not None:
+                return part.platform
+        return ""
 
     def _platform(self) -> str:
-        platforms = {
-            part.platform for part in self.named.values() if part.role == "manifest" and part.digest in self.manifests
-        }
-        platforms -= {_UNKNOWN_PLATFORM}
+        platforms = {self._child(digest) for digest in self.manifests} - {UNKNOWN_PLATFORM, ""}
         return platforms.pop() if len(platforms) == 1 else ""
 
+    def _part(self, digest: str) -> Part | None:
+        for closure in self.manifests.values():
+            if closure is not None and (part := closure.parts.get(digest)) is not None:
+                return part
+        return None
+
     def _size(self, digest: str) -> int | None:
-        part = self.named.get(digest)
+        part = self._part(digest)
         return None if part is None else part.size
 
     def _role(self, digest: str) -> BarRole:
-        part = self.named.get(digest)
+        part = self._part(digest)
         return "other" if part is None else part.role
 
     def _outcome(self) -> str:
@@ -292,5 +339,5 @@ def ended_of(upstream: str, pull: PullSummary) -> PullEnded:
     )
 
 
-def _is_index(parts: Parts) -> bool:
-    return any(part.role == "manifest" for part in parts)
+def _is_image(closure: Closure) -> bool:
+    return bool(closure.parts) and not closure.is_index

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 
 from metrics.pulls.counting import WITHOUT_TRANSFER
 from metrics.pulls.model import PullDetail, PullSummary, PullsView, Quantiles, RepositoryCount
@@ -138,4 +139,4 @@ def _seconds(ended: PullDetail) -> float:
 
 def _quantile(values: Sequence[float], share: float) -> float | None:
     """Return the value that `share` of the sorted values do not exceed, None of no values."""
-    return values[min(len(values) - 1, int(share * len(values)))] if values else None
+    return values[max(0, ceil(share * len(values)) - 1)] if values else None

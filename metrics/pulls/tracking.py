@@ -10,70 +10,52 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from itertools import islice
 
 from metrics.events import BlobStarted, RequestFinished
 from metrics.pulls.agents import agent_of
-from metrics.pulls.model import Part, Step
-from metrics.pulls.pull import Parts, Pull
+from metrics.pulls.closures import Closure, Closures
+from metrics.pulls.model import Step
+from metrics.pulls.places import Place, Places, place_of
+from metrics.pulls.pull import Pull
 
 QUIET_SECONDS = 5.0
 LATE_SECONDS = 3.0
-ABANDONED_SECONDS = 3600.0
+ABANDONED_SECONDS = 86_400.0
 MOST_PULLS = 4096
-MOST_PARTS = 200_000
+MOST_KEPT = 100_000
 MOST_EARLY = 4096
 MOST_ENDED_REQUESTS = 16_384
+ENDED_AT_ONCE = 100
 _REFUSED = frozenset({400, 401, 403, 404, 405, 406, 416, 429})
 _REFERRERS_TAG = re.compile(r"sha(256|512)-[0-9a-f]{32,}")
-
-Place = tuple[str, str, str, str]
-"""Whose pulls, and of which repository: address, User-Agent, upstream, repository."""
-
-
-class Closures:
-    """What manifests name. State: the latest that were asked for, bounded by the number of parts."""
-
-    def __init__(self, most: int = MOST_PARTS) -> None:
-        self._most = most
-        self._known: OrderedDict[str, Parts] = OrderedDict()
-        self._held = 0
-
-    def get(self, digest: str) -> Parts | None:
-        """Return what a manifest names, None where nobody has said."""
-        parts = self._known.get(digest)
-        if parts is not None:
-            self._known.move_to_end(digest)
-        return parts
-
-    def put(self, digest: str, parts: Parts) -> None:
-        """Keep what a manifest names."""
-        if digest in self._known:
-            return
-        self._known[digest] = parts
-        self._held += len(parts) + 1
-        while self._held > self._most:
-            self._held -= len(self._known.popitem(last=False)[1]) + 1
 
 
 class Tracker:
     """State: the pulls that run, by place and age; steps that came before the pull that they belong to.
 
+    bare: those that no blob was asked for in: where there are too many, they are given up before others. kept: how much
+    is kept of all pulls.
+
     settle: for so long a pull that is complete waits for steps that other processes have not told of yet.
-    names: gives each pull its id.
+    names: gives each pull its id. most_kept: bounds what is kept of all pulls.
     """
 
-    def __init__(self, names: Callable[[], str], *, settle: float = 0.0) -> None:
+    def __init__(self, names: Callable[[], str], *, settle: float = 0.0, most_kept: int = MOST_KEPT) -> None:
         self._names = names
         self._settle = settle
+        self._most_kept = most_kept
         self._closures = Closures()
         self._pulls: OrderedDict[str, Pull] = OrderedDict()
-        self._places: dict[Place, list[Pull]] = {}
-        self._place_of: dict[str, Place] = {}
+        self._bare: OrderedDict[str, Pull] = OrderedDict()
+        self._kept: dict[str, int] = {}
+        self._kept_of_all = 0
+        self._places = Places()
         self._due: dict[str, float] = {}
         self._requests: dict[str, Pull] = {}
         self._early: OrderedDict[str, tuple[Step, int, float]] = OrderedDict()
+        self._early_at: dict[Place, dict[str, None]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._given_up: list[Pull] = []
 
@@ -88,27 +70,22 @@ class Tracker:
         """Return a running pull by its id."""
         return self._pulls.get(name)
 
-    def unknown(self, steps: Iterable[Step]) -> set[str]:
-        """Return the manifests of which nobody has said what they name, of `steps` and of the pulls that run."""
-        asked = {
-            step.digest
-            for step in steps
-            if isinstance(step, RequestFinished) and step.kind == "manifest" and step.digest and step.status < 400
-        }
+    def unknown(self, asked: Collection[str] = ()) -> set[str]:
+        """Return the manifests of which nobody has said what they name, of those `asked` for and of pulls that run."""
         missing = {digest for digest in asked if self._closures.get(digest) is None}
         for pull in self._pulls.values():
-            missing.update(digest for digest, parts in pull.manifests.items() if parts is None)
+            missing.update(digest for digest, closure in pull.manifests.items() if closure is None)
         return missing
 
-    def learn(self, digest: str, parts: tuple[Part, ...], now: float) -> None:
-        """Take note of what a manifest names; nothing where it cannot be found out."""
-        if parts:
-            self._closures.put(digest, parts)
-        for pull in self._pulls.values():
+    def learn(self, digest: str, closure: Closure, now: float) -> None:
+        """Take note of what a manifest names; an empty closure where it cannot be found out."""
+        if closure.parts:
+            self._closures.put(digest, closure)
+        for pull in list(self._pulls.values()):
             if digest in pull.manifests and pull.manifests[digest] is None:
-                pull.learn(digest, parts)
+                pull.learn(digest, closure)
                 self._look_at(pull, now)
-                self._replay(self._place_of[pull.id], now)
+                self._replay(self._places.of(pull), now)
 
     def take(self, step: Step, now: float, teller: int = 0) -> None:
         """Take a step that the process `teller` has told of."""
@@ -123,6 +100,9 @@ class Tracker:
                 self._manifest(step, now)
             elif step.kind == "blob" and step.method == "GET":
                 self._blob_finished(step, now, teller)
+        while self._kept_of_all > self._most_kept:
+            largest = max(self._kept, key=self._kept.__getitem__)
+            self._given_up.append(self._forget(self._pulls[largest]))
 
     def lost(self, teller: int, now: float) -> None:
         """A process is gone: what it had under way is not."""
@@ -130,11 +110,11 @@ class Tracker:
             for name in [name for name, one in pull.under_way.items() if one.teller == teller]:
                 self._give_up(pull, name, now)
         for name in [name for name, (_, who, _) in self._early.items() if who == teller]:
-            del self._early[name]
+            self._drop_early(name)
 
     def tick(self, now: float) -> list[Pull]:
-        """Return the pulls that have ended by `now`; they are forgotten here."""
-        for name in [name for name, due in self._due.items() if due <= now]:
+        """Return pulls that have ended by `now`, none where there are no more; they are forgotten here."""
+        for name in list(islice((name for name, due in self._due.items() if due <= now), ENDED_AT_ONCE)):
             pull = self._pulls[name]
             for request in [
                 request for request, one in pull.under_way.items() if one.step.started + ABANDONED_SECONDS <= now
@@ -163,23 +143,21 @@ class Tracker:
             pull = self._begin(step)
         pull.add_manifest(step, self._closures.get(step.digest))
         self._look_at(pull, now)
-        self._replay(_place(step), now)
+        self._replay(place_of(step), now)
 
     def _of_manifest(self, step: RequestFinished) -> Pull | None:
         """Return the running pull that a manifest is asked for in, None where it begins another."""
-        here = self._places.get(_place(step), [])
+        place = place_of(step)
         if ":" in step.reference:
-            waiting = [pull for pull in here if pull.awaits(step.reference)]
+            waiting = [pull for pull in self._places.at(place) if pull.awaits(step.reference)]
             return next((pull for pull in waiting if step.reference not in pull.fetched), next(iter(waiting), None))
-        for pull in here:
+        for pull in self._places.of_tag(place, step.reference):
             if pull.by_digest:
                 if abs(pull.started - step.started) < LATE_SECONDS and self._begun_without(pull, step):
                     return self._rename(pull, step)
-            elif (
-                pull.reference == step.reference
-                and (pull.first_blob is None or step.started < pull.first_blob)
-                and abs(step.started - pull.started) < QUIET_SECONDS
-            ):
+            elif (pull.first_blob is None or step.started < pull.first_blob) and abs(
+                step.started - pull.started
+            ) < QUIET_SECONDS:
                 return self._rename(pull, step)
         return None
 
@@ -187,20 +165,20 @@ class Tracker:
         """Tell whether a pull is of the image of a tag's manifest, of which it was not told as yet."""
         if step.started > pull.started:
             return False
-        return pull.digest == step.digest or any(
-            part.digest == pull.digest for part in self._closures.get(step.digest) or ()
-        )
+        closure = self._closures.get(step.digest)
+        return pull.digest == step.digest or (closure is not None and pull.digest in closure.parts)
 
     def _rename(self, pull: Pull, step: RequestFinished) -> Pull:
         """Let a pull be of the tag and the manifest that were asked for; its begin is the earliest that is known."""
-        pull.reference = step.reference
+        if pull.reference != step.reference:
+            self._places.rename(pull, step.reference)
         pull.digest = step.digest or pull.digest
         pull.started = min(pull.started, step.started)
         return pull
 
     def _begin(self, step: RequestFinished) -> Pull:
         if len(self._pulls) >= MOST_PULLS:
-            self._given_up.append(self._forget(next(iter(self._pulls.values()))))
+            self._given_up.append(self._forget(next(iter((self._bare or self._pulls).values()))))
         pull = Pull(
             id=self._names(),
             upstream=step.upstream,
@@ -210,10 +188,9 @@ class Tracker:
             agent=agent_of(step.agent),
             started=step.started,
         )
-        place = _place(step)
-        self._pulls[pull.id] = pull
-        self._place_of[pull.id] = place
-        self._places.setdefault(place, []).append(pull)
+        self._pulls[pull.id] = self._bare[pull.id] = pull
+        self._kept[pull.id] = 0
+        self._places.add(place_of(step), pull)
         return pull
 
     def _blob_started(self, step: BlobStarted, now: float, teller: int) -> None:
@@ -226,7 +203,7 @@ class Tracker:
     def _blob_finished(self, step: RequestFinished, now: float, teller: int) -> None:
         pull = self._requests.pop(step.request_id, None)
         if pull is None:
-            self._early.pop(step.request_id, None)  # its begin: the end tells all of it
+            self._drop_early(step.request_id)  # its begin: the end tells all of it
             pull = self._of_blob(step)
         if pull is None:
             self._keep(step, teller, now)
@@ -249,19 +226,29 @@ class Tracker:
         return next((pull for pull in reversed(here) if pull.names(step.digest)), here[-1] if here else None)
 
     def _here(self, step: Step) -> list[Pull]:
-        return [pull for pull in self._places.get(_place(step), ()) if pull.started <= step.started]
+        return [pull for pull in self._places.at(place_of(step)) if pull.started <= step.started]
 
     def _keep(self, step: Step, teller: int, now: float) -> None:
         """Keep a blob's step for the pull that it belongs to, of which another process may still tell."""
         self._early[step.request_id] = step, teller, now
+        self._early_at.setdefault(place_of(step), {})[step.request_id] = None
         if len(self._early) > MOST_EARLY:
-            self._early.popitem(last=False)
+            self._drop_early(next(iter(self._early)))
+
+    def _drop_early(self, name: str) -> None:
+        step, _, _ = self._early.pop(name, (None, 0, 0.0))
+        if step is not None:
+            here = self._early_at[place_of(step)]
+            del here[name]
+            if not here:
+                del self._early_at[place_of(step)]
 
     def _replay(self, place: Place, now: float) -> None:
         """Look again at steps of a place of which more is known."""
-        for name, (step, teller, _) in list(self._early.items()) if self._early else ():
-            if _place(step) == place and (pull := self._wanting(step)) is not None:
-                del self._early[name]
+        for name in list(self._early_at.get(place, ())):
+            step, teller, _ = self._early[name]
+            if (pull := self._wanting(step)) is not None:
+                self._drop_early(name)
                 self._add_blob(pull, step, now, teller)
 
     def _place_late(self, now: float) -> None:
@@ -270,7 +257,7 @@ class Tracker:
             name, (step, teller, kept) = next(iter(self._early.items()))
             if kept + LATE_SECONDS > now:
                 return
-            del self._early[name]
+            self._drop_early(name)
             if (pull := self._wanting(step) or self._guessed(step)) is not None:
                 self._add_blob(pull, step, now, teller)
 
@@ -281,6 +268,7 @@ class Tracker:
                 self._requests[step.request_id] = pull
         else:
             pull.end_blob(step)
+        self._bare.pop(pull.id, None)
         self._look_at(pull, now)
 
     def _give_up(self, pull: Pull, request: str, now: float) -> None:
@@ -291,18 +279,19 @@ class Tracker:
     def _look_at(self, pull: Pull, now: float) -> None:
         """Find out when a pull is over, should it tell nothing more."""
         if pull.under_way:
-            self._due[pull.id] = ABANDONED_SECONDS + min(one.step.started for one in pull.under_way.values())
+            self._due[pull.id] = ABANDONED_SECONDS + next(iter(pull.under_way.values())).step.started
         elif pull.complete():
             self._due[pull.id] = now + self._settle
         else:
             self._due[pull.id] = now + QUIET_SECONDS
+        kept = pull.kept()
+        self._kept_of_all += kept - self._kept[pull.id]
+        self._kept[pull.id] = kept
 
     def _forget(self, pull: Pull) -> Pull:
-        place = self._place_of.pop(pull.id)
-        here = self._places[place]
-        here.remove(pull)
-        if not here:
-            del self._places[place]
+        self._places.remove(pull)
+        self._kept_of_all -= self._kept.pop(pull.id)
+        self._bare.pop(pull.id, None)
         del self._pulls[pull.id]
         self._due.pop(pull.id, None)
         for name in list(pull.under_way):
@@ -310,19 +299,26 @@ class Tracker:
         return pull
 
 
-def without_repeats(told: Iterable[tuple[int, Step]]) -> list[tuple[int, Step]]:
-    """Return the steps, each with who told it, without requests for a manifest that say what an earlier one said."""
-    seen: set[tuple[str, ...]] = set()
-    kept = []
-    for teller, step in told:
-        if isinstance(step, RequestFinished) and step.kind == "manifest" and step.status < 400:
-            key = (step.client, step.agent, step.upstream, step.repository, step.reference, step.digest, step.method)
-            if key in seen:
-                continue
-            seen.add(key)
-        kept.append((teller, step))
-    return kept
+class Repeats:
+    """State: the manifests that were asked for since each place's last blob.
 
+    Who asks for the same again and again pulls nothing; behind one address whoever asks after blobs is another.
+    """
 
-def _place(step: Step) -> Place:
-    return step.client, step.agent, step.upstream, step.repository
+    def __init__(self) -> None:
+        self._seen: dict[Place, set[tuple[str, str, str]]] = {}
+
+    def has(self, step: Step) -> bool:
+        """Tell whether a step says what an earlier one said."""
+        place = place_of(step)
+        if isinstance(step, BlobStarted) or step.kind != "manifest":
+            self._seen.pop(place, None)
+            return False
+        if step.status >= 400:
+            return False
+        said = step.reference, step.digest, step.method
+        seen = self._seen.setdefault(place, set())
+        if said in seen:
+            return True
+        seen.add(said)
+        return False

@@ -139,16 +139,7 @@ class Reading:
 
     async def children(self, digest: Digest) -> tuple[Child, ...]:
         """Return what a manifest names, each digest once, in the manifest's order."""
-        rows = await self._readers.rows(queries.CHILDREN, (digest,))
-        return tuple(
-            Child(
-                Descriptor(media_type, Digest(child), size),
-                role,
-                Platform(*json.loads(platform)) if platform else None,
-                bool(required),
-            )
-            for child, media_type, size, role, platform, required in rows
-        )
+        return await self._readers.run(lambda connection: _children(connection, digest))
 
     async def usage(self) -> Usage:
         """Return how many bytes are stored and reserved."""
@@ -179,6 +170,19 @@ class Reading:
     async def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `read` finds, in a reader's thread: for those whose statements are their own."""
         return await self._readers.run(read)
+
+
+def _children(connection: sqlite3.Connection, digest: Digest) -> tuple[Child, ...]:
+    """Return what a manifest names; an index may name thousands, too many for the event loop."""
+    return tuple(
+        Child(
+            Descriptor(media_type, Digest(child), size),
+            role,
+            Platform(*json.loads(platform)) if platform else None,
+            bool(required),
+        )
+        for child, media_type, size, role, platform, required in connection.execute(queries.CHILDREN, (digest,))
+    )
 
 
 def _spell(kind: str) -> Callable[[tuple[Repository, str]], str]:

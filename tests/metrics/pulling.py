@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from metrics.events import BlobStarted, RequestFinished
+from metrics.pulls.closures import Closure
 from metrics.pulls.model import Part, Step
 from metrics.pulls.pull import Pull
-from metrics.pulls.tracking import Tracker
+from metrics.pulls.tracking import MOST_KEPT, Tracker
 
 PODMAN = "containers/5.23.1 (github.com/containers/image)"
 SKOPEO = "skopeo/1.9.3"
@@ -79,13 +80,14 @@ class Watched:
     """A tracker that knows the images above, and what came of it."""
 
     settle: float = 0.0
+    most_kept: int = MOST_KEPT
     ended: list[Pull] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = count(1)
-        self.tracker = Tracker(lambda: str(next(names)), settle=self.settle)
+        self.tracker = Tracker(lambda: str(next(names)), settle=self.settle, most_kept=self.most_kept)
         for digest, parts in ((INDEX, OF_INDEX), (IMAGE, OF_IMAGE), (OTHER_IMAGE, OF_OTHER), (PROOF, OF_PROOF)):
-            self.tracker.learn(digest, parts, 0)
+            self.tracker.learn(digest, Closure(parts), 0)
 
     def take(self, *steps: Step, late: float = 0.0, teller: int = 0) -> None:
         """Take steps in the order in which they are given, each `late` seconds after it happened."""

@@ -7,15 +7,9 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from metrics.pulls.model import Step
-from metrics.pulls.tracking import (
-    ABANDONED_SECONDS,
-    LATE_SECONDS,
-    MOST_PULLS,
-    QUIET_SECONDS,
-    Closures,
-    without_repeats,
-)
+from metrics.pulls.closures import Closure, Closures
+from metrics.pulls.model import Part, Step
+from metrics.pulls.tracking import ABANDONED_SECONDS, LATE_SECONDS, MOST_PULLS, QUIET_SECONDS, Repeats
 from tests.metrics.pulling import (
     BASE,
     CONFIG,
@@ -205,7 +199,7 @@ def test_what_a_dead_worker_had_under_way_breaks_the_pull_at_once_unless_it_is_a
     assert watched.states() == ["broken"]
 
 
-def test_a_request_whose_end_nobody_told_is_given_up_after_an_hour() -> None:
+def test_a_request_whose_end_nobody_told_is_given_up_after_a_day() -> None:
     watched = Watched()
     watched.take(manifest("1", IMAGE, 0), blob(TOP, 0.2)[0])
     watched.wait(ABANDONED_SECONDS)
@@ -224,15 +218,80 @@ def test_more_pulls_than_are_kept_end_the_oldest() -> None:
 
 
 def test_thousands_of_requests_for_the_same_tag_are_few_steps() -> None:
-    flood: list[tuple[int, Step]] = [(0, manifest("1", IMAGE, number / 1000)) for number in range(1000)]
-    others: list[tuple[int, Step]] = [(0, step) for step in whole(client="10.0.0.2")]
-    assert without_repeats([*flood, *others]) == [flood[0], *others]
+    flood: list[Step] = [manifest("1", IMAGE, number / 1000) for number in range(1000)]
+    others = whole(client="10.0.0.2")
+    repeats = Repeats()
+    assert [step for step in [*flood, *others] if not repeats.has(step)] == [flood[0], *others]
+
+
+def test_a_tag_that_is_asked_for_again_after_a_blob_is_no_repeat() -> None:
+    repeats = Repeats()
+    steps = [*whole(0), *whole(0.1)]
+    assert [step for step in steps if not repeats.has(step)] == steps
+
+
+def test_heads_of_a_million_tags_end_no_pull_that_transfers() -> None:
+    watched = Watched()
+    watched.take(manifest("1", IMAGE, 0), blob(BASE, 0.1)[0])
+    for number in range(2 * MOST_PULLS):
+        watched.tracker.take(manifest(f"t{number}", IMAGE, 0.2, method="HEAD"), 0.2)
+    assert len(watched.tracker) == MOST_PULLS
+    assert watched.tracker.running()[0].reference == "1"
+    watched.wait(0.3)
+    assert "1" not in {pull.reference for pull in watched.ended}
+
+
+def test_what_is_kept_of_all_pulls_has_a_bound_and_the_largest_is_given_up() -> None:
+    watched, most, clients = Watched(most_kept=1000), 1000, 10
+    watched.take(manifest("1", IMAGE, 0), blob(BASE, 0.1)[0])
+    for client in range(clients):
+        watched.tracker.take(manifest("1", IMAGE, 0, client=str(client)), 0.0)
+        for number in range(most // clients):
+            watched.tracker.take(blob(f"sha256:{number}", 0.1, sent=1, client=str(client))[0], 0.1)
+    watched.wait(0.2)
+    assert watched.ended
+    assert all(len(pull.blobs) > most // clients // 2 for pull in watched.ended)
+    assert sum(pull.kept() for pull in watched.tracker.running()) <= most
+
+
+def test_what_a_large_image_names_is_kept_once_whoever_pulls_it() -> None:
+    watched = Watched()
+    large = Closure([Part(f"sha256:{number}", 10, "layer") for number in range(20_000)])
+    watched.tracker.learn("sha256:large", large, 0)
+    for number in range(3):
+        client = str(number)
+        watched.take(manifest("1", "sha256:large", 0, client=client), *blob("sha256:7", 0.1, sent=10, client=client))
+    pulls = watched.tracker.running()
+    assert [pull.chosen is large for pull in pulls] == [True] * 3
+    assert [pull.kept() < 10 for pull in pulls] == [True] * 3
+    assert (pulls[0].summary(0).layers, pulls[0].summary(0).had, pulls[0].summary(0).had_bytes) == (
+        20_000,
+        19_999,
+        199_990,
+    )
+
+
+def test_a_layer_that_nobody_has_to_serve_breaks_no_pull_when_it_is_refused() -> None:  # P40
+    watched = Watched()
+    watched.take(manifest("1", IMAGE, 0), *blob("sha256:foreign", 0.1, sent=0, status=404, outcome="error"))
+    for digest in (CONFIG, BASE, TOP):
+        watched.take(*blob(digest, 0.2))
+    assert watched.states() == ["done"]
+
+
+def test_ranges_that_came_before_the_manifest_was_known_make_a_layer_whole() -> None:
+    watched = Watched()
+    watched.take(manifest("1", "sha256:new", 0), *blob(CONFIG, 0.1), *blob(TOP, 0.2))
+    watched.take(*blob(BASE, 0.2, sent=600, status=206), *blob(BASE, 0.3, sent=400, status=206))
+    watched.tracker.learn("sha256:new", Closure(OF_IMAGE), 2.0)
+    watched.wait(2.0)
+    assert watched.states() == ["done"]
 
 
 def test_what_manifests_name_is_kept_within_its_bound() -> None:
     closures = Closures(most=10)
     for number in range(5):
-        closures.put(str(number), OF_IMAGE)
+        closures.put(str(number), Closure(OF_IMAGE))
         closures.get("0")
     assert [closures.get(str(number)) is not None for number in range(5)] == [True, False, False, False, True]
 
@@ -240,8 +299,8 @@ def test_what_manifests_name_is_kept_within_its_bound() -> None:
 def test_an_image_that_is_learned_of_late_ends_as_others() -> None:
     watched = Watched()
     watched.take(manifest("1", "sha256:new", 0), *blob(CONFIG, 0.1), *blob(BASE, 0.2), *blob(TOP, 0.3))
-    assert watched.tracker.unknown([]) == {"sha256:new"}
-    watched.tracker.learn("sha256:new", OF_IMAGE, 1.5)
+    assert watched.tracker.unknown() == {"sha256:new"}
+    watched.tracker.learn("sha256:new", Closure(OF_IMAGE), 1.5)
     watched.wait(1.5)
     assert watched.states() == ["done"]
 
