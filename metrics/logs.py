@@ -23,7 +23,7 @@ from structlog.dev import ConsoleRenderer
 from structlog.typing import FilteringBoundLogger
 
 from metrics.events import RequestFinished, UpstreamRequest
-from metrics.redaction import redact
+from metrics.redaction import has_token, redact, redact_text
 from metrics.sink import LineSink
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -32,9 +32,9 @@ Format = Literal["json", "console"]
 _NUMBERS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _RECORD_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-# Words of a request that are the same escaped, redacted or not: what the grammar of names allows, and addresses.
+# Words of a request that are the same escaped or not: what the grammar of names allows, and addresses.
 _PLAIN = re.compile(r"[A-Za-z0-9._/:,-]*")
-# RFC 9110 §10.1.5 without comments: nothing in it is to be escaped, or looks like a secret.
+# RFC 9110 §10.1.5 without comments: nothing in it is to be escaped.
 _PRODUCT = re.compile(r"[A-Za-z0-9._+-]{1,32}/[A-Za-z0-9._+-]{1,32}")
 _MAX_AGENT = 64
 _Queued = bytes | tuple[float, RequestFinished]
@@ -127,7 +127,7 @@ class Logs:
             f"{event.method},{event.kind},{event.upstream}/{event.repository},{event.reference},{event.digest},"
             f"{event.client}"
         )
-        if self._coloured or _PLAIN.fullmatch(words) is None:
+        if self._coloured or _PLAIN.fullmatch(words) is None or has_token(words):
             return self._render(moment, level, _request_context(event))
         return (_plain_json if self._console is None else _plain_console)(_stamp(moment), level, event, self._worker)
 
@@ -167,7 +167,7 @@ def _known_products(agent: str) -> str:
         if len(longer) > _MAX_AGENT or _PRODUCT.fullmatch(word) is None:
             break
         shown = longer
-    return shown
+    return redact_text(shown)
 
 
 def _plain_json(stamp: str, level: str, event: RequestFinished, worker: int | None) -> bytes:

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from metrics.emit import emitting
 from metrics.events import RequestFinished, UpstreamRequest
-from metrics.logs import Format, Level, Logs
+from metrics.logs import Format, Level, Logs, _request_context
 from metrics.prometheus import Metrics
 from metrics.sink import LineSink
 
@@ -239,6 +240,32 @@ def test_the_short_way_writes_what_the_long_way_writes(
     short = logs._line(event)
     monkeypatch.setattr("metrics.logs._PLAIN", re.compile(r"never"))
     assert logs._line(event) == short
+
+
+TOKENS = (
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "glpat-20chars_of_a_token1",
+    "dckr_pat_0123456789abcdefghijklmnopq",
+    "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl",
+)
+WORDS = st.sampled_from([*TOKENS, "bearer", "Basic", "token", "a", "1.2", "x_y", "eyJ"])
+TAGS = st.lists(WORDS, min_size=1, max_size=3).map(".".join) | st.from_regex(
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True
+)
+AGENTS = st.lists(st.tuples(WORDS, WORDS).map("/".join) | st.text(max_size=8), max_size=4).map(" ".join)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@given(reference=TAGS, agent=AGENTS, wait=st.sampled_from([0.0, 1e-7, 2.5]), seconds=st.floats(0, 1e6))
+@settings(max_examples=100)
+def test_both_ways_hide_the_same_whatever_a_client_sends(
+    style: Format, reference: str, agent: str, wait: float, seconds: float
+) -> None:
+    logs = Logs(style=style, worker=3)
+    event = request(reference=reference, agent=agent, upstream_wait=wait, duration=seconds, digest=DIGEST)
+    line = logs._line((0.25, event))
+    assert line == logs._render(0.25, "info", _request_context(event))
+    assert not [token for token in TOKENS if token.encode() in line]
 
 
 def test_the_digest_of_a_tag_and_the_wait_for_an_upstream_are_told_where_there_are_any(written: Written) -> None:
