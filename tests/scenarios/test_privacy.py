@@ -43,7 +43,9 @@ IMAGE = make_image([blob(70_000, seed=1), blob(5_000, seed=2)])
 NAMES = "admin fleet redis client wrong query agent upstream bearer signature proxy grant stranger told"
 SECRETS = {name: f"{name}X7q{number}Zk4Vw9Lm2Ht{number}" for number, name in enumerate(NAMES.split())}
 HASH = bcrypt.hashpw(SECRETS["client"].encode(), bcrypt.gensalt(4)).decode()
-MARKS = Marks(SECRETS | {"hash": HASH[29:]})
+TOKEN = "dckr_pat_Q3x7Zk4Vw9Lm2HtR8b"
+"""What only its form tells: nothing but redaction keeps it from the log."""
+MARKS = Marks(SECRETS | {"hash": HASH[29:], "token": TOKEN})
 CONFIG = """
 region = "here"
 workers = 2
@@ -80,6 +82,11 @@ class Played:
         return {where: names for where, names in found.items() if names}
 
 
+def login(password: str) -> dict[str, str]:
+    """Return what a client sends that has the secret of this name for its password."""
+    return {"Authorization": f"Basic {base64.b64encode(f'me:{SECRETS[password]}'.encode()).decode()}"}
+
+
 @dataclass
 class Stage:
     """The mirror, what is around it, and what its clients were told."""
@@ -94,8 +101,7 @@ class Stage:
     async def get(self, path: str, password: str | None = "client", **headers: str) -> int:
         """Ask as a client, for the log from its own address; keep what an error says."""
         if password is not None:
-            login = base64.b64encode(f"me:{SECRETS[password]}".encode()).decode()
-            headers = {"Authorization": f"Basic {login}"} | headers
+            headers = login(password) | headers
         async with self.http.get(self.mirror.url + path, headers=headers) as answer:
             body = await answer.read()
             if answer.status != 200:
@@ -175,6 +181,7 @@ async def play(stage: Stage) -> None:
         await stage.get(f"{manifest}/none", **{"User-Agent": f"Bearer {SECRETS['agent']}", "Cookie": SECRETS["query"]}),
     ]
     assert statuses == [401, 401, 404, 404]
+    await mistaken(stage)
     for token in ("grant", "stranger"):
         await stage.get(f"/sync/v1/tag?q={SECRETS['query']}", None, Authorization=f"Bearer {SECRETS[token]}")
     await heard_of_both(stage)
@@ -189,6 +196,13 @@ async def play(stage: Stage) -> None:
     stage.proxy.refuse, stage.upstream.password = None, "another"
     stage.upstream.revoke_tokens()
     assert await stage.get(f"{manifest}/denied") >= 400
+
+
+async def mistaken(stage: Stage) -> None:
+    """Ask as one does who takes a token for a tag and a version; whoever sent it may be told it again."""
+    headers = login("client") | {"User-Agent": f"docker/27.0 x/{TOKEN}"}
+    async with stage.http.get(f"{stage.mirror.url}/v2/{REPO}/manifests/{TOKEN}", headers=headers) as answer:
+        assert answer.status == 404
 
 
 async def heard_of_both(stage: Stage) -> None:
