@@ -6,10 +6,16 @@ import { binned } from "./bins.js";
 
 /** A mirror that has just started fills its charts from here on, in seconds. */
 const YOUNG = 120;
+/** How far apart lines of a scale may be: so that what is written at them is what they stand for. */
 const BINARY = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const SECONDS = [
+  ...[0.001, 0.01, 0.1, 1, 10].flatMap((one) => [one, 2 * one, 5 * one]).slice(0, -1),
+  30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400,
+];
+const DECIMAL = Array.from({ length: 12 }, (_, power) => 10 ** (power - 3)).flatMap((one) => [one, 2 * one, 5 * one]);
 const CHARTS = [
   {
-    title: "Pull time", unit: as.duration, none: "No pull ended in this time.",
+    title: "Pull time", unit: as.duration, none: "No pull ended in this time.", incrs: SECONDS,
     lines: [["p50", "pull_p50", "accent", "fill"], ["p90", "pull_p90", "second", ""], ["p99", "pull_p99", "faint", "dots"]],
   },
   {
@@ -21,7 +27,7 @@ const CHARTS = [
     lines: [["of bytes", "byte_hit_ratio", "accent", "fill"], ["of requests", "hit_ratio", "second", ""]],
   },
   {
-    title: "Requests per second", unit: as.decimal, none: "No requests in this time.",
+    title: "Requests per second", unit: as.decimal, none: "No requests in this time.", incrs: DECIMAL,
     lines: [["requests", "requests", "accent", "fill"], ["errors", "errors", "bad", ""]],
   },
 ];

@@ -22,10 +22,11 @@ export function count(number) {
   return number == null ? NOTHING : GROUPED.format(number);
 }
 
-/** A number that may be small: 0, 0.04, 3.4, 120. */
+/** A number that may be small: 0, 0.004, 3.45, 120. */
 export function decimal(number) {
   if (number == null) return NOTHING;
-  return number >= 10 || Number.isInteger(number) ? GROUPED.format(number) : number.toFixed(number < 0.1 ? 2 : 1);
+  if (number >= 10 || Number.isInteger(number)) return GROUPED.format(number);
+  return number < 0.001 ? "< 0.001" : String(Number(number.toPrecision(number < 1 ? 2 : 3)));
 }
 
 /** "1 pull", "2 pulls". */

@@ -130,6 +130,7 @@ READ = """async () => {
     durations: [null, 0, 0.0004, 0.0124, 0.9999, 3.42, 59.6, 125, 7300, 260000].map(as.duration).map(spaced),
     sizes: [null, 0, 999, 1023, 1048576, 1288490189, 6e15].map(as.bytes).map(spaced),
     shares: [null, 0, 0.0002, 0.412, 0.9719, 0.99999, 1].map(as.percent).map(spaced),
+    decimals: [null, 0, 0.0001, 0.004, 0.15, 0.25, 0.75, 2.5, 3.456, 12.6, 4000].map(as.decimal),
     joined: [binned(hour, 5, 3600, 3600).times.length, [...new Set(binned(hour, 5, 3600, 3600).requests)]],
     alone: binned(bytes, 5, 900, 60),
   };
@@ -145,6 +146,9 @@ def test_numbers_carry_their_units_and_points_are_joined_to_what_a_chart_can_sho
         assert read["durations"] == ["–", "0 ms", "< 1 ms", "12 ms", "1 s", "3.4 s", "60 s", "2 min", "2 h", "3 days"]
         assert read["sizes"] == ["–", "0 bytes", "999 bytes", "1 KiB", "1 MiB", "1.2 GiB", "5.33 PiB"]
         assert read["shares"] == ["–", "0 %", "< 0.1 %", "41 %", "97.2 %", "> 99.9 %", "100 %"]
+        assert read["decimals"] == [
+            *("–", "0", "< 0.001", "0.004", "0.15", "0.25", "0.75", "2.5", "3.46", "13", "4,000")
+        ]
         assert read["joined"] == [180, [2]]
         alone = read["alone"]
         assert alone["times"] == [5, 10, 15, 60]  # nobody counted from 15 on: the lines end there
