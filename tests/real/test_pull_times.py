@@ -18,6 +18,7 @@ from tests.support.clients import Client
 
 MIB = 1 << 20
 RATE = 1 * MIB
+SIZES = {"podman": MIB // 2, "docker": 2 * MIB}
 
 Document = dict[str, Any]
 TIMED = [
@@ -55,7 +56,7 @@ def test_a_pull_takes_the_mirror_as_long_as_the_client_says(
 ) -> None:
     program = request.node.callspec.params["client"]
     repository = f"library/timed-{program}"
-    base, top = layer(f"{program} base", MIB), layer(f"{program} top", MIB // 8)
+    base, top = layer(f"{program} base", SIZES[program]), layer(f"{program} top", MIB // 16)
     shelf.place(repository, "1", images.manifest((base,), images.DOCKER_MANIFEST))
     shelf.place(repository, "2", images.manifest((base, top), images.DOCKER_MANIFEST))
     one, two = f"{repository}:1", f"{repository}:2"
@@ -74,7 +75,7 @@ def test_a_pull_takes_the_mirror_as_long_as_the_client_says(
     hit = wait_for(open_site, f"docker.io/{one}", lambda pull: pull["outcome"] == "hit" and pull["state"] == "done")
     assert hit["seconds"] < warm
     # What the client does besides, starting and unpacking, it does both times.
-    assert missed["seconds"] <= cold
+    assert 0.8 * base.size / RATE <= missed["seconds"] <= cold
     beside = warm - hit["seconds"]
     assert cold - missed["seconds"] <= beside + max(0.5, 0.2 * cold)
 

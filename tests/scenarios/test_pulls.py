@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import pytest
 from aiohttp import ClientSession
 
 from entrepot.mirror import mirror
@@ -82,6 +83,7 @@ def paths_of(image: Image) -> list[str]:
     return ["manifests/1", *(f"blobs/{digest}" for digest in dict.fromkeys(digests))]
 
 
+@pytest.mark.slow
 async def test_requests_that_two_workers_answer_are_one_pull(tmp_path: Path) -> None:
     image = make_image([blob(5000), blob(70_000, seed=1), blob(10, seed=2)])
     async with FakeUpstream() as upstream:

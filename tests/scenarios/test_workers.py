@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import signal
 import socket
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -275,8 +278,13 @@ async def digests_of_tag(mirror: Mirror) -> set[str]:
     return set(await asyncio.gather(*(ask() for _ in range(24))))
 
 
-async def test_numbers_of_all_workers_are_exposed_together(tmp_path: Path) -> None:
+async def test_numbers_of_all_workers_are_exposed_together_and_what_a_client_asks_both_is_one_pull(
+    tmp_path: Path,
+) -> None:
+    image = make_image([blob(1000)])
     async with FakeUpstream() as upstream, running(of_two(tmp_path, upstream)) as mirror:
+        image.publish(upstream, REPO, "1")
+        assert await digests_of_tag(mirror) == {image.digest}
         for _ in range(40):
             async with aiohttp.ClientSession() as session, session.get(f"{mirror.url}/v2/"):
                 pass
@@ -290,6 +298,15 @@ async def test_numbers_of_all_workers_are_exposed_together(tmp_path: Path) -> No
             (cpu,) = re.findall(f'^entrepot_worker_cpu_seconds_total{{worker="{number}"}} (.*)$', text, re.M)
             assert float(memory) > 10 * MIB
             assert 0 < float(cpu) < 60
+        await asyncio.to_thread(until, lambda: bool(pulls_of(mirror)))
+        assert [(one["image"], one["layers"]) for one in pulls_of(mirror)] == [(f"docker.io/{REPO}:1", 1)]
+
+
+def pulls_of(mirror: Mirror) -> list[dict[str, Any]]:
+    """Return the pulls that run and those that ended."""
+    with urllib.request.urlopen(f"{mirror.admin}/api/pulls", timeout=10) as answer:
+        shown = json.load(answer)
+    return [*shown["running"], *shown["recent"]]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
