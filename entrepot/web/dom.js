@@ -101,7 +101,7 @@ export function imageName(reference) {
 }
 
 export function setTime(element, unix) {
-  setText(element, as.clock(unix));
+  setText(element, as.when(unix, Date.now() / 1000));
   setAttribute(element, "title", as.moment(unix));
   setAttribute(element, "datetime", new Date(unix * 1000).toISOString());
 }

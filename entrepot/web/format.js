@@ -89,6 +89,13 @@ export function clock(unix) {
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
+/** Local time of day, or the day too where that is not the day of `now`: 14:03:59, 11-21 14:03. */
+export function when(unix, now) {
+  const at = new Date(unix * 1000);
+  if (at.toDateString() === new Date(now * 1000).toDateString()) return clock(unix);
+  return `${two(at.getMonth() + 1)}-${two(at.getDate())} ${clock(unix).slice(0, 5)}`;
+}
+
 /** Local date and time with what they are before UTC, for titles. */
 export function moment(unix) {
   const at = new Date(unix * 1000);

@@ -21,7 +21,7 @@ export class Headline {
   /** `since` is null where nothing was heard of it so far. */
   lost(why, since) {
     if (since === null) this.state("bad", "No numbers yet", `${as.name(why)}. Asking again, ever less often.`);
-    else this.state("bad", "Connection lost", `since ${as.clock(since / 1000)}: ${as.name(why)}. Asking again, ever less often; the numbers are from then.`);
+    else this.state("bad", "Connection lost", `since ${as.when(since / 1000, Date.now() / 1000)}: ${as.name(why)}. Asking again, ever less often; the numbers are from then.`);
   }
 
   closed(why) {

@@ -124,6 +124,7 @@ READ = """async () => {
   const point = (time, more) => ({ time, requests: 0, errors: 0, sent: 0, received: 0, hit_ratio: null,
     byte_hit_ratio: null, pulls: 0, pull_p50: null, pull_p90: null, pull_p99: null, ...more });
   const spaced = (text) => text.replace('\\u00a0', ' ');  // no line ends between a number and its unit
+  const midnight = new Date(2026, 10, 21).getTime() / 1000;
   const hour = Array.from({ length: 720 }, (_, index) => point(5 * (index + 1), { requests: index % 2 ? 3 : 1 }));
   const bytes = [point(5, { sent: 100, received: 10, byte_hit_ratio: 0.9 }), point(10, {}), point(60, { sent: 1 })];
   return {
@@ -131,6 +132,7 @@ READ = """async () => {
     sizes: [null, 0, 999, 1023, 1048576, 1288490189, 6e15].map(as.bytes).map(spaced),
     shares: [null, 0, 0.0002, 0.412, 0.9719, 0.99999, 1].map(as.percent).map(spaced),
     decimals: [null, 0, 0.0001, 0.004, 0.15, 0.25, 0.75, 2.5, 3.456, 12.6, 4000].map(as.decimal),
+    times: [5, 3600].map((ago) => as.when(midnight + 30 - ago, midnight + 60)),
     joined: [binned(hour, 5, 3600, 3600).times.length, [...new Set(binned(hour, 5, 3600, 3600).requests)]],
     alone: binned(bytes, 5, 900, 60),
   };
@@ -149,6 +151,7 @@ def test_numbers_carry_their_units_and_points_are_joined_to_what_a_chart_can_sho
         assert read["decimals"] == [
             *("–", "0", "< 0.001", "0.004", "0.15", "0.25", "0.75", "2.5", "3.46", "13", "4,000")
         ]
+        assert read["times"] == ["00:00:25", "11-20 23:00"]
         assert read["joined"] == [180, [2]]
         alone = read["alone"]
         assert alone["times"] == [5, 10, 15, 60]  # nobody counted from 15 on: the lines end there
