@@ -28,9 +28,11 @@ OUTCOMES = ("hit", "joined", "miss", "near", "unchanged", "broken")
 
 @dataclass(slots=True)
 class _Slice:
-    """What ended within `SLICE_SECONDS`: how many of its images' layers clients had, and the slowest."""
+    """What ended within `SLICE_SECONDS`: how many transferred something, of how many layers clients had how many, and
+    the slowest."""
 
     number: int
+    transferred: int = 0
     layers: int = 0
     had: int = 0
     slowest: list[PullDetail] = field(default_factory=list)
@@ -83,6 +85,7 @@ class Sums:
         here.had += pull.had
         if pull.outcome in WITHOUT_TRANSFER:
             return
+        here.transferred += 1
         self._times.append((now, pull.seconds))
         here.slowest = sorted([*here.slowest, ended], key=_seconds, reverse=True)[:MOST_SLOWEST]
 
@@ -116,9 +119,12 @@ class Sums:
         )
 
     def latency(self, now: float) -> Quantiles:
-        """Return how long pulls took that ended within the hour."""
+        """Return how long pulls took that ended within the hour; where they are too many, the latest `MOST_TIMES`."""
         took = sorted(self.ended_within(WINDOW_SECONDS, now))
-        return Quantiles(WINDOW_SECONDS, len(took), _quantile(took, 0.5), _quantile(took, 0.9), _quantile(took, 0.99))
+        count = len(took)
+        if count == MOST_TIMES:
+            count = max(count, sum(part.transferred for part in self._of_window(now)))
+        return Quantiles(WINDOW_SECONDS, count, _quantile(took, 0.5), _quantile(took, 0.9), _quantile(took, 0.99))
 
     def _slice(self, now: float) -> _Slice:
         number = int(now // SLICE_SECONDS)

@@ -34,6 +34,15 @@ def test_latency_is_of_the_hours_pulls_that_transferred_something() -> None:
     assert sums.ended_within(11.0, WINDOW_SECONDS + 101) == [float(n) for n in range(100, 89, -1)]
 
 
+def test_more_pulls_than_are_remembered_are_counted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metrics.pulls.summing.MOST_TIMES", 10)
+    sums = Sums()
+    for number in range(25):
+        sums.add("r", ended(str(number), float(number)), WINDOW_SECONDS + number)
+    latency = sums.latency(WINDOW_SECONDS + 25)
+    assert (latency.count, latency.p50) == (25, 19)
+
+
 def test_the_slowest_of_the_last_hour_are_kept_with_their_requests_when_they_are_recent_no_more() -> None:
     sums = Sums()
     sums.add("r", ended("slow", 99.0, bars=5), 10.0)
