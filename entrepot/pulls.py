@@ -12,13 +12,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 
+import msgspec
+
 from metrics.events import Emit, RequestFinished
 from metrics.prometheus import Metrics
+from metrics.pulls.bars import ended_of
 from metrics.pulls.closures import Closure
 from metrics.pulls.counting import RUNNING
 from metrics.pulls.gathering import Gathering
 from metrics.pulls.model import Part, PullDetail, PullsView, Step
-from metrics.pulls.pull import Pull, ended_of
+from metrics.pulls.pull import Pull
 from metrics.pulls.summing import SHOWN_RUNNING, Sums
 from metrics.pulls.tracking import Repeats, Tracker
 from proxy.cache.once import Background
@@ -82,7 +85,8 @@ class Pulls:
         now = time.monotonic()
         running = self._tracker.running()
         newest = running[: -SHOWN_RUNNING - 1 : -1]
-        return self._sums.view([pull.summary(self._epoch, now) for pull in newest], now)
+        view = self._sums.view([pull.summary(self._epoch, now) for pull in newest], now)
+        return msgspec.structs.replace(view, more_running=len(running) - len(newest))
 
     def detail(self, name: str) -> PullDetail | None:
         """Return a pull by its id, None where it is not known any more."""

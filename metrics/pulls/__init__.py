@@ -2,5 +2,6 @@
 
 `model` has what is told and shown, `gathering` collects what one process saw, `tracking` tells pulls from requests,
 `pull` is one of them, `places` finds those that run, `closures` has what manifests name, `agents` knows the programs
-that clients are, `summing` keeps what is shown of pulls that ended, `counting` has their metrics.
+that clients are, `bars` shows requests, `summing` keeps what is shown of pulls that ended, `counting` has their
+metrics.
 """

@@ -53,8 +53,11 @@ class Gathering:
         """Keep `event` where it is a step: as `observe`, for who knows what it has."""
         if event.kind == "manifest":
             last = self._last.get(event.client)
-            if last is not None and _alike(event, last):
-                return
+            if last is not None:
+                if (alike := event.alike) and alike == last.alike and event.agent == last.agent:
+                    return
+                if _alike(event, last):
+                    return
             if len(self._steps) < MOST_MANIFESTS:
                 self._last[event.client] = event
             self._keep(event, MOST_MANIFESTS)
@@ -71,8 +74,6 @@ class Gathering:
 
 
 def _alike(one: RequestFinished, other: RequestFinished) -> bool:
-    if one.alike and one.alike == other.alike:
-        return one.client == other.client and one.agent == other.agent
     return (
         one.reference == other.reference
         and one.client == other.client

@@ -107,6 +107,7 @@ class RepositoryCount(msgspec.Struct, frozen=True):
 class PullsView(msgspec.Struct, frozen=True):
     """All that is shown of pulls. recent: newest first. slowest: of the last hour. had_share: of the layers of the
     last hour's pulls, what the clients had, from 0 to 1; None where there were none. outcomes: pulls since the start.
+    more_running: how many run, and began before those that are told.
     """
 
     latency: Quantiles
@@ -116,6 +117,7 @@ class PullsView(msgspec.Struct, frozen=True):
     recent: tuple[PullSummary, ...]
     slowest: tuple[PullSummary, ...]
     repositories: tuple[RepositoryCount, ...]
+    more_running: int = 0
 
 
 class PullsBrief(msgspec.Struct, frozen=True):

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Literal
 
-from metrics.events import BlobStarted, PullEnded, RequestFinished
+from metrics.events import BlobStarted, RequestFinished
 from metrics.pulls.agents import COPIERS
+from metrics.pulls.bars import bar_of, bar_under_way, cut_off, role_of
 from metrics.pulls.closures import UNKNOWN_PLATFORM, Closure
-from metrics.pulls.model import Bar, Part, PullDetail, PullSummary, State
+from metrics.pulls.model import Part, PullDetail, PullSummary, State
 
 MOST_BARS = 512
 MOST_BLOBS = 4096
@@ -21,8 +21,6 @@ _NOTHING = Closure()
 _NEAR = frozenset({"neighbour", "bucket", "redirected", "region"})
 _FAR = frozenset({"miss", "relayed"})
 _GOOD = frozenset({200, 206, 304, 307})
-
-BarRole = Literal["manifest", "config", "layer", "other"]
 
 
 @dataclass(slots=True)
@@ -165,8 +163,7 @@ class Pull:
         blob = self.blobs[step.digest]
         blob.under_way -= 1
         blob.bad = not blob.whole
-        self.ended = max(self.ended, now)
-        self.more += 1
+        self._add(cut_off(step, now))
 
     def complete(self) -> bool:
         """Tell whether all of the image was sent: then nothing is left to ask for."""
@@ -182,7 +179,7 @@ class Pull:
             return "running"
         if self.failed or any(blob.bad and self._matters(digest) for digest, blob in self.blobs.items()):
             return "broken"
-        return "unchanged" if all(self._role(digest) == "config" for digest in self.blobs) else "done"
+        return "unchanged" if all(role_of(self._part(digest)) == "config" for digest in self.blobs) else "done"
 
     def summary(self, epoch: float, now: float | None = None) -> PullSummary:
         """Return it for a list, as it ended, or as it is at `now`. epoch: the unix time of monotonic 0."""
@@ -206,9 +203,10 @@ class Pull:
 
     def detail(self, epoch: float, now: float | None = None) -> PullDetail:
         """Return it with its requests, as `summary`."""
-        bars = [self._bar(step) for step in self.steps]
+        bars = [bar_of(step, self._part(step.digest), self.started) for step in self.steps]
         if now is not None:
-            bars += [self._begun(one.step, now) for one in self.under_way.values()]
+            begun = (one.step for one in self.under_way.values())
+            bars += [bar_under_way(step, self._part(step.digest), self.started, now) for step in begun]
         bars.sort(key=lambda bar: bar.start)
         return PullDetail(self.summary(epoch, now), tuple(bars), self.more)
 
@@ -281,62 +279,12 @@ class Pull:
         part = self._part(digest)
         return None if part is None else part.size
 
-    def _role(self, digest: str) -> BarRole:
-        part = self._part(digest)
-        return "other" if part is None else part.role
-
     def _outcome(self) -> str:
         if self.outcomes & _FAR:
             return "miss"
         if "joined" in self.outcomes:
             return "joined"
         return "near" if self.outcomes & _NEAR else "hit"
-
-    def _bar(self, step: RequestFinished) -> Bar:
-        first_byte = min(step.first_byte, step.duration)
-        upstream = min(step.upstream_wait, first_byte)
-        return Bar(
-            role="manifest" if step.kind == "manifest" else self._role(step.digest),
-            reference=str(step.reference),
-            digest=str(step.digest),
-            size=self._size(step.digest) or step.sent,
-            outcome=step.outcome,
-            status=step.status,
-            start=step.started - self.started,
-            wait=first_byte - upstream,
-            upstream=upstream,
-            transfer=step.duration - first_byte,
-            sent=step.sent,
-        )
-
-    def _begun(self, step: BlobStarted, now: float) -> Bar:
-        return Bar(
-            role=self._role(step.digest),
-            reference=str(step.digest),
-            digest=str(step.digest),
-            size=self._size(step.digest) or 0,
-            outcome="running",
-            status=0,
-            start=step.started - self.started,
-            wait=0.0,
-            upstream=0.0,
-            transfer=max(0.0, now - step.started),
-            sent=0,
-        )
-
-
-def ended_of(upstream: str, pull: PullSummary) -> PullEnded:
-    """Return what the metrics are told of a pull that ended."""
-    return PullEnded(
-        upstream,
-        pull.outcome,
-        pull.seconds,
-        pull.sent,
-        pull.layers,
-        pull.had,
-        pull.layer_bytes,
-        pull.had_bytes,
-    )
 
 
 def _is_image(closure: Closure) -> bool:

@@ -7,9 +7,9 @@ import pytest
 from metrics.events import UpstreamRetry
 from metrics.prometheus import Metrics
 from metrics.pulls.agents import agent_of
+from metrics.pulls.bars import ended_of
 from metrics.pulls.gathering import MOST_AGENT, MOST_MANIFESTS, MOST_STEPS, Gathering
 from metrics.pulls.model import Bar, PullDetail, PullSummary, State, Step
-from metrics.pulls.pull import ended_of
 from metrics.pulls.summing import MOST_RECENT, MOST_RECENT_BARS, MOST_SLOWEST, WINDOW_SECONDS, Repositories, Sums
 from tests.metrics.pulling import BASE, CONFIG, IMAGE, TOP, Watched, blob, manifest
 

@@ -197,6 +197,10 @@ def test_what_a_dead_worker_had_under_way_breaks_the_pull_at_once_unless_it_is_a
     watched.tracker.lost(77, 1.0)
     watched.wait(1.1 + QUIET_SECONDS)
     assert watched.states() == ["broken"]
+    assert [(bar.outcome, bar.status, bar.transfer) for bar in watched.ended[0].detail(0).bars] == [
+        ("hit", 200, 0.0),
+        ("error", 500, 0.8),
+    ]
 
 
 def test_a_request_whose_end_nobody_told_is_given_up_after_a_day() -> None:
