@@ -74,9 +74,9 @@ class Gathering:
 
 
 def _alike(one: RequestFinished, other: RequestFinished) -> bool:
+    """Tell whether two requests of one client say the same of pulls."""
     return (
         one.reference == other.reference
-        and one.client == other.client
         and one.outcome == other.outcome
         and one.digest == other.digest
         and one.method == other.method
