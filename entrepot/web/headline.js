@@ -63,7 +63,7 @@ export class Headline {
     const { unchanged = 0, broken = 0, ...done } = pulls.outcomes;
     const ever = Object.values(done).reduce((sum, one) => sum + one, 0);
     setText(byId("pulls-more"), [
-      `${as.count(pulls.running.filter((pull) => transfers(pull, now)).length)}\u00a0running`,
+      `${as.count(pulls.running.filter((pull) => transfers(pull, now)).length)}${pulls.more_running > 0 ? "+" : ""}\u00a0running`,
       `${as.count(ever)}\u00a0ever`,
       unchanged > 0 && `${as.count(unchanged)}\u00a0unchanged`,
       broken > 0 && `${as.count(broken)}\u00a0broken`,

@@ -23,10 +23,12 @@ export class Running {
     show(byId("running-pulls-part"), pulls.length > 0);
     show(byId("fills-part"), live.fills.length > 0);
     setText(byId("running-pulls-count"), as.count(pulls.length));
-    show(byId("running-asking"), asking + quiet > 0);
+    const more = live.pulls.more_running;
+    show(byId("running-asking"), asking + quiet + more > 0);
     setText(byId("running-asking"), [
       asking > 0 && `${as.counted(asking, "client")} asked for a manifest just now, and for no layer yet.`,
       quiet > 0 && `${as.counted(quiet, "pull")} ${quiet === 1 ? "pauses" : "pause"}: done if nothing more is asked for.`,
+      more > 0 && `${as.counted(more, "pull")} that began before ${more === 1 ? "is" : "are"} not told of.`,
     ].filter(Boolean).join(" "));
     setText(byId("fills-count"), as.count(live.fills.length));
     keyed(byId("running-pulls"), this.pulls.of(pulls), (pull) => pull.id, makePull, updatePull);

@@ -198,17 +198,17 @@ def test_a_pull_that_asks_for_nothing_more_is_not_listed_as_running(hosting: Hos
     first, second = live.pulls.running
     quiet = msgspec.structs.replace(second, started_at=second.started_at - 3)
     asking = msgspec.structs.replace(first, id="p300", layers=0, had=0, sent=2000)
-    pulls = msgspec.structs.replace(live.pulls, running=(first, quiet, asking))
+    pulls = msgspec.structs.replace(live.pulls, running=(first, quiet, asking), more_running=7)
     with staged(hosting, msgspec.structs.replace(live, pulls=pulls)) as stage, watched(browser) as seen:
         seen.page.goto(stage.url)
         expect(seen.page.locator("#running-pulls li")).to_have_count(1)
         expect(seen.page.locator("#running-pulls-count")).to_have_text("1")
         expect(seen.page.locator("#running-asking")).to_have_text(
             "1 client asked for a manifest just now, and for no layer yet. "
-            "1 pull pauses: done if nothing more is asked for."
+            "1 pull pauses: done if nothing more is asked for. 7 pulls that began before are not told of."
         )
         expect(seen.page.locator("#pulls-more")).to_have_text(
-            "1 running · 9,400 ever · 583 unchanged · 17 broken · clients had 41 % of layers"
+            "1+ running · 9,400 ever · 583 unchanged · 17 broken · clients had 41 % of layers"
         )
 
 

@@ -21,6 +21,7 @@ from entrepot.pulls import telling_pulls
 from metrics.prometheus import Metrics
 from metrics.pulls.gathering import Gathering
 from metrics.pulls.model import PullDetail, PullsView
+from metrics.pulls.summing import SHOWN_RUNNING
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import Child
@@ -178,3 +179,16 @@ async def test_what_the_catalog_does_not_know_yet_is_looked_up_again() -> None:
         await asyncio.wait_for(over.wait(), 30)
         (pull,) = told.view().recent
     assert (pull.state, pull.layers, pull.layer_bytes) == ("done", 1, 70)  # P40: a foreign layer is nobody's to send
+
+
+async def test_more_pulls_than_are_told_are_counted() -> None:
+    gathering, catalog = Gathering(), LateCatalog()
+    async with telling_pulls(gathering, catalog.children, Metrics(version="0"), of_workers=False) as told:
+        begun = asyncio.Event()
+        told.changed = lambda: begun.set() if len(told) == SHOWN_RUNNING + 3 else None
+        for number in range(SHOWN_RUNNING + 3):
+            digest = f"sha256:{number:064x}"
+            gathering.observe(manifest("1", digest, time.monotonic(), client=f"10.0.1.{number}"))
+        await asyncio.wait_for(begun.wait(), 30)
+        view = told.view()
+    assert (len(view.running), view.more_running) == (SHOWN_RUNNING, 3)
