@@ -86,7 +86,8 @@ class PullDetail(msgspec.Struct, frozen=True, gc=False):
 
 
 class Quantiles(msgspec.Struct, frozen=True):
-    """Seconds of the pulls that transferred something and ended within `window` seconds; None where there were none."""
+    """Seconds of the pulls that transferred something and ended within `window` seconds, of the latest 8192 where there
+    were more; None where there were none."""
 
     window: float
     count: int

@@ -17,6 +17,9 @@ from metrics.pulls.model import PullDetail, PullSummary, PullsView, Quantiles, R
 WINDOW_SECONDS = 3600.0
 SLICE_SECONDS = 300.0
 MOST_RECENT = 100
+MOST_UNCHANGED = 20
+"""Of the latest: whole fleets ask again and again whether a tag has moved."""
+
 MOST_RECENT_BARS = 10_000
 MOST_SLOWEST = 10
 MOST_TIMES = 8192
@@ -66,6 +69,7 @@ class Sums:
     def __init__(self) -> None:
         self._recent: deque[PullDetail] = deque()
         self._recent_bars = 0
+        self._unchanged: deque[PullDetail] = deque(maxlen=MOST_UNCHANGED)
         self._slices: deque[_Slice] = deque()
         self._times: deque[tuple[float, float]] = deque(maxlen=MOST_TIMES)
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
@@ -76,10 +80,7 @@ class Sums:
         pull = ended.pull
         self._outcomes[pull.outcome] += 1
         self._repositories.add(repository, pull.sent)
-        self._recent.append(ended)
-        self._recent_bars += len(ended.bars)
-        while len(self._recent) > MOST_RECENT or (self._recent_bars > MOST_RECENT_BARS and len(self._recent) > 1):
-            self._recent_bars -= len(self._recent.popleft().bars)
+        self._keep(ended)
         here = self._slice(now)
         here.layers += pull.layers
         here.had += pull.had
@@ -88,6 +89,15 @@ class Sums:
         here.transferred += 1
         self._times.append((now, pull.seconds))
         here.slowest = sorted([*here.slowest, ended], key=_seconds, reverse=True)[:MOST_SLOWEST]
+
+    def _keep(self, ended: PullDetail) -> None:
+        if ended.pull.outcome == "unchanged":
+            self._unchanged.append(ended)
+            return
+        self._recent.append(ended)
+        self._recent_bars += len(ended.bars)
+        while len(self._recent) > MOST_RECENT or (self._recent_bars > MOST_RECENT_BARS and len(self._recent) > 1):
+            self._recent_bars -= len(self._recent.popleft().bars)
 
     def ended_within(self, seconds: float, now: float) -> Sequence[float]:
         """Return the seconds of each pull that transferred something and ended so lately, the latest first."""
@@ -100,20 +110,21 @@ class Sums:
 
     def detail(self, name: str) -> PullDetail | None:
         """Return a pull by its id, None where it is not kept any more."""
-        kept = (*self._recent, *(one for part in self._slices for one in part.slowest))
+        kept = (*self._recent, *self._unchanged, *(one for part in self._slices for one in part.slowest))
         return next((one for one in kept if one.pull.id == name), None)
 
     def view(self, running: Iterable[PullSummary], now: float) -> PullsView:
         """Return all that is shown."""
         slices = self._of_window(now)
         layers = sum(part.layers for part in slices)
+        recent = (*self._recent, *self._unchanged)
         slowest = sorted((one for part in slices for one in part.slowest), key=_seconds, reverse=True)
         return PullsView(
             latency=self.latency(now),
             outcomes=dict(self._outcomes),
             had_share=sum(part.had for part in slices) / layers if layers else None,
             running=tuple(islice(running, SHOWN_RUNNING)),
-            recent=tuple(one.pull for one in reversed(self._recent)),
+            recent=tuple(sorted((one.pull for one in recent), key=_end, reverse=True)),
             slowest=tuple(one.pull for one in slowest[:MOST_SLOWEST]),
             repositories=self._repositories.top(SHOWN_REPOSITORIES),
         )
@@ -137,6 +148,10 @@ class Sums:
     def _of_window(self, now: float) -> list[_Slice]:
         oldest = int(now // SLICE_SECONDS) - WINDOW_SECONDS / SLICE_SECONDS
         return [part for part in self._slices if part.number > oldest]
+
+
+def _end(pull: PullSummary) -> float:
+    return pull.started_at + pull.seconds
 
 
 def _seconds(ended: PullDetail) -> float:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from entrepot.workers.wire import MAX_MESSAGE, Steps
 from metrics.events import UpstreamRetry
 from metrics.prometheus import Metrics
 from metrics.pulls.agents import agent_of
 from metrics.pulls.bars import ended_of
 from metrics.pulls.gathering import MOST_AGENT, MOST_MANIFESTS, MOST_STEPS, Gathering
 from metrics.pulls.model import Bar, PullDetail, PullSummary, State, Step
-from metrics.pulls.summing import MOST_RECENT, MOST_RECENT_BARS, MOST_SLOWEST, WINDOW_SECONDS, Repositories, Sums
+from metrics.pulls.summing import (
+    MOST_RECENT,
+    MOST_RECENT_BARS,
+    MOST_SLOWEST,
+    MOST_UNCHANGED,
+    WINDOW_SECONDS,
+    Repositories,
+    Sums,
+)
 from tests.metrics.pulling import BASE, CONFIG, IMAGE, TOP, Watched, blob, manifest
 
 BAR = Bar("layer", "d", "d", 1, "hit", 200, 0.0, 0.0, 0.0, 0.0, 1)
@@ -58,6 +68,27 @@ def test_the_slowest_of_the_last_hour_are_kept_with_their_requests_when_they_are
     assert len(detail.bars) == 5
     assert sums.detail("never") is None
     assert sums.view([], 10.0 + 2 * WINDOW_SECONDS).slowest == ()
+
+
+def test_a_fleet_that_looks_whether_tags_moved_leaves_the_pulls_before_it_among_the_recent() -> None:
+    sums = Sums()
+    sums.add("r", ended("pulled", 5.0), 1.0)
+    for number in range(1000):
+        sums.add("r", ended(str(number), 10.0 + number, "unchanged"), 2.0)
+    shown = sums.view([], 3.0).recent
+    assert [pull.id for pull in shown[:2]] == ["999", "998"]
+    assert len(shown) == MOST_UNCHANGED + 1
+    assert shown[-1].id == "pulled"
+    assert all(sums.detail(pull.id) is not None for pull in shown)
+
+
+def test_steps_of_hostile_clients_fit_into_a_message_between_processes() -> None:
+    gathering, name, digest = Gathering(), "r" * 255, "sha512:" + "0" * 128
+    for number in range(MOST_STEPS):
+        step = blob(digest, 0, sent=1, client="f" * 45, agent="x" * 8000, repository=name)[number % 2]
+        gathering.observe(step)
+    message = msgspec.msgpack.encode(Steps(tuple(gathering.take())))
+    assert len(message) < MAX_MESSAGE
 
 
 def test_pulls_of_many_requests_take_the_room_of_several() -> None:
