@@ -45,6 +45,7 @@ async def admin(running: Mirror, watched: Watching) -> AsyncIterator[ClientSessi
 def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     """A document is made when there is a reason, or in an hour."""
     monkeypatch.setattr("entrepot.watching.LIVE_SECONDS", 3600.0)
+    monkeypatch.setattr("entrepot.watching.SOONEST_SECONDS", 0.01)
 
 
 async def documents(answer: ClientResponse) -> AsyncGenerator[Live, None]:
