@@ -27,6 +27,11 @@ _URL = re.compile(r"\b([a-z][a-z0-9+.-]{0,15}://)(?:[^\s/?#\"'<>]*@)?([^\s?#\"'<
 _REDIS = re.compile(r"\b(rediss?(?:\+[a-z]{1,15})?://)[^\s\"'<>]{0,512}@", re.IGNORECASE)
 _QUERY = re.compile(r"\?[^\s\"'<>?=&]{1,64}=[^\s\"'<>]*")
 _HEADER = re.compile(r"""(authorization["']?\s{0,8}[=:]\s{0,8}["']?)[^\r\n"',;]+""", re.IGNORECASE)
+# All of them: only the first would be a value to `_ASSIGNED`.
+_COOKIES = re.compile(
+    r"""(cookie["']?\s{0,8}:\s{0,8}|cookie["']\s{0,8},\s{0,8}b?)("[^"\r\n]*"?|'[^'\r\n]*'?|[^\r\n"']+)""", re.IGNORECASE
+)
+_DOCKER_AUTH = re.compile(r"""(["']auth["']\s{0,8}:\s{0,8})("[^"\r\n]*"?|'[^'\r\n]*'?)""")  # of its config.json
 _ITSELF = re.compile(
     r"(?<![\w-])eyJ[\w-]{4,}\.[\w-]+\.[\w-]+"  # a JWT
     r"|\$2[abxy]?\$\d\d\$[./A-Za-z0-9]{20,}"  # bcrypt
@@ -34,7 +39,7 @@ _ITSELF = re.compile(
 )
 _SCHEME = re.compile(r"\b(bearer|basic)(\s+)([\w.~+/=-]+)", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"""((?:{_SECRET_WORD})[\w-]{{0,32}}|\bsig)  # a name that tells of a secret
+    rf"""((?:{_SECRET_WORD})[\w-]{{0,32}}|\bsig|x-registry-auth)  # a name that tells of a secret
          (["']?\s*[=:]\s*)                         # assigned, or a header, or a JSON member
          ((?:bearer|basic)\s+[^\s"',;&]+|"[^"]*"|'[^']*'|[^\s"',;&]+)""",
     re.IGNORECASE | re.VERBOSE,
@@ -60,6 +65,8 @@ def redact_text(text: str, *, lines: re.Pattern[str] = _CONTROL) -> str:
     text = _URL.sub(_without_query, text)
     text = _QUERY.sub(f"?{REDACTED}", text)
     text = _HEADER.sub(rf"\1{REDACTED}", text)
+    text = _COOKIES.sub(rf"\1{REDACTED}", text)
+    text = _DOCKER_AUTH.sub(rf"\1{REDACTED}", text)
     text = _ITSELF.sub(REDACTED, text)
     text = _ASSIGNED.sub(_without_value, text)
     text = _SCHEME.sub(_without_credential, text)
