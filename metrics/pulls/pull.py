@@ -17,6 +17,7 @@ MOST_BARS = 512
 MOST_BLOBS = 4096
 MOST_MANIFESTS = 256
 MOST_MERGED = 10_000
+ANEW_SECONDS = 1.0
 _NOTHING = Closure()
 _NEAR = frozenset({"neighbour", "bucket", "redirected", "region"})
 _FAR = frozenset({"miss", "relayed"})
@@ -47,7 +48,8 @@ class Pull:
 
     manifests: what each one that was asked for names, None while that is not known. fetched: those whose body left.
     chosen: what the images of them name together; missing: how many blobs of it were not sent whole; asked,
-    asked_bytes: its layers that were asked for.
+    asked_bytes: its layers that were asked for. looked: when its tag was looked at last before anything was fetched:
+    behind one address others may have done so before.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Pull:
     missing: int = 0
     asked: int = 0
     asked_bytes: int = 0
+    looked: float = 0.0
     blobs: dict[str, Blob] = field(default_factory=dict)
     under_way: dict[str, UnderWay] = field(default_factory=dict)
     outcomes: set[str] = field(default_factory=set)
@@ -77,6 +80,11 @@ class Pull:
     def by_digest(self) -> bool:
         """It was begun by a digest, not by a tag."""
         return ":" in self.reference
+
+    @property
+    def begin(self) -> float:
+        """When the client began whose pull it is."""
+        return max(self.started, self.looked)
 
     def awaits(self, digest: str) -> bool:
         """Tell whether the client may ask for this manifest in this pull: it, or an index of it, names the digest."""
@@ -108,6 +116,8 @@ class Pull:
 
     def add_manifest(self, step: RequestFinished, closure: Closure | None) -> None:
         """A request for a manifest of it was answered."""
+        if self._looks_anew(step):
+            self.looked = step.started
         self._add(step)
         if step.status not in _GOOD:
             self.failed.add(step.reference)
@@ -192,8 +202,8 @@ class Pull:
             agent=self.agent,
             state=state,
             outcome=state if state in ("unchanged", "broken") else self._outcome(),
-            started_at=self.started + epoch,
-            seconds=max(0.0, (now if now is not None and self.under_way else self.ended) - self.started),
+            started_at=self.begin + epoch,
+            seconds=max(0.0, (now if now is not None and self.under_way else self.ended) - self.begin),
             sent=self.sent,
             layers=self.chosen.layers,
             had=self.chosen.layers - self.asked,
@@ -203,12 +213,19 @@ class Pull:
 
     def detail(self, epoch: float, now: float | None = None) -> PullDetail:
         """Return it with its requests, as `summary`."""
-        bars = [bar_of(step, self._part(step.digest), self.started) for step in self.steps]
+        began = self.begin
+        bars = [bar_of(step, self._part(step.digest), began) for step in self.steps if step.started >= began]
         if now is not None:
             begun = (one.step for one in self.under_way.values())
-            bars += [bar_under_way(step, self._part(step.digest), self.started, now) for step in begun]
+            bars += [bar_under_way(step, self._part(step.digest), began, now) for step in begun]
         bars.sort(key=lambda bar: bar.start)
         return PullDetail(self.summary(epoch, now), tuple(bars), self.more)
+
+    def _looks_anew(self, step: RequestFinished) -> bool:
+        """Tell whether a request for the tag is another client's than those before: theirs have ended, with no more."""
+        if self.fetched or self.failed or self.first_blob is not None or ":" in step.reference:
+            return False
+        return step.started > self.ended + (0.0 if step.method == "HEAD" else ANEW_SECONDS)
 
     def _add(self, step: RequestFinished) -> None:
         self.ended = max(self.ended, step.started + step.duration)

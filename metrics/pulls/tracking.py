@@ -150,7 +150,8 @@ class Tracker:
         place = place_of(step)
         if ":" in step.reference:
             waiting = [pull for pull in self._places.at(place) if pull.awaits(step.reference)]
-            return next((pull for pull in waiting if step.reference not in pull.fetched), next(iter(waiting), None))
+            lacking = [pull for pull in waiting if step.reference not in pull.fetched]
+            return lacking[-1] if lacking else next(iter(waiting), None)
         for pull in self._places.of_tag(place, step.reference):
             if pull.by_digest:
                 if abs(pull.started - step.started) < LATE_SECONDS and self._begun_without(pull, step):
@@ -216,9 +217,9 @@ class Tracker:
         return self._guessed(step) if wanting is None and not self._settle else wanting
 
     def _wanting(self, step: Step) -> Pull | None:
-        """Return the oldest pull that lacks the blob, rather one that has not asked for it."""
+        """Return the oldest pull that lacks the blob, rather one that has not asked for it but did for the manifest."""
         wanting = [pull for pull in self._here(step) if pull.names(step.digest) and pull.lacks(step.digest)]
-        return next((pull for pull in wanting if not pull.asks(step.digest)), next(iter(wanting), None))
+        return min(wanting, key=lambda pull: (pull.asks(step.digest), not pull.fetched), default=None)
 
     def _guessed(self, step: Step) -> Pull | None:
         """Return the newest pull of the repository, rather one that has the blob for a part."""

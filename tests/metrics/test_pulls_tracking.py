@@ -147,6 +147,30 @@ def test_signatures_that_are_looked_for_are_no_pulls() -> None:
     assert len(watched.tracker) == 0
 
 
+@pytest.mark.parametrize("looks", [(0.0, 1.0, 2.0, 3.0, 4.0), (0.0, 4.0), (0.0, 2.5, 4.9, 5.5)])
+def test_who_looked_at_a_tag_from_the_same_address_before_is_no_part_of_a_pull(looks: tuple[float, ...]) -> None:
+    watched = Watched()
+    watched.take(*(manifest("1", IMAGE, at, method="HEAD") for at in looks))
+    watched.take(manifest("1", IMAGE, 6.0, method="HEAD"), manifest(IMAGE, IMAGE, 6.15))
+    for digest in (CONFIG, BASE, TOP):
+        watched.take(*blob(digest, 6.3, 0.7))
+    watched.wait(30)
+    (pull,) = [pull for pull in watched.ended if pull.blobs]
+    summary = pull.summary(0)
+    assert (summary.state, summary.had, summary.sent) == ("done", 0, 400 + 1600)
+    assert 1.0 <= summary.started_at + summary.seconds - 6.0 <= 1.01
+    assert 6.0 <= summary.started_at <= 6.15
+    assert min(bar.start for bar in pull.detail(0).bars) == 0.0
+
+
+def test_a_slow_head_and_the_get_of_the_same_tag_after_it_are_of_one_client() -> None:
+    watched = Watched()
+    watched.take(manifest("1", IMAGE, 0, method="HEAD"), manifest("1", IMAGE, 0.2))
+    for digest in (CONFIG, BASE, TOP):
+        watched.take(*blob(digest, 0.4, 0.6))
+    assert [pull.summary(0).seconds for pull in watched.ended] == [pytest.approx(1.0)]
+
+
 def test_two_clients_and_two_repositories_are_never_one_pull() -> None:
     watched = Watched()
     steps = [*whole(), *whole(client="10.0.0.2"), *whole(repository="library/two")]
