@@ -16,6 +16,8 @@ from entrepot.demo.clients import CONTAINERD, DOCKER, PODMAN, Node, Pulled, addr
 MACHINES = (DOCKER, CONTAINERD, CONTAINERD, PODMAN, DOCKER, CONTAINERD, CONTAINERD, DOCKER) * 3
 _ROLLED_OUT_TO = 8
 _ROLLOUT_SECONDS = 9.0
+_SPREAD = 0.6
+"""Seconds in which machines hear of a rollout: the first pays for it, who comes while it downloads joins."""
 _FIRST = "demo/web:1.0"
 _ROLLOUTS = ("demo/web:1.1", "demo/worker:7", "demo/web:2.0", "demo/api:4.3", _FIRST)
 _AT_HAND = ("demo/base:13", "demo/python:3.13", "demo/api:4.2", _FIRST)
@@ -78,7 +80,7 @@ async def play(nodes: Sequence[Node], tally: Tally) -> None:
     """Let the machines pull until cancelled."""
     chosen = random.Random(1)
     at_hand = list(_AT_HAND)
-    await _roll_out(nodes, tally, _FIRST)
+    await _roll_out(nodes[:_ROLLED_OUT_TO], tally, _FIRST)
     async with asyncio.TaskGroup() as group:
         for number, node in enumerate(nodes):
             group.create_task(_work(node, tally, at_hand, random.Random(100 + number)))
@@ -93,8 +95,13 @@ async def play(nodes: Sequence[Node], tally: Tally) -> None:
 
 async def _roll_out(nodes: Sequence[Node], tally: Tally, image: str) -> None:
     async with asyncio.TaskGroup() as group:
-        for node in nodes[:_ROLLED_OUT_TO]:
-            group.create_task(_pull(node, tally, image))
+        for number, node in enumerate(nodes):
+            group.create_task(_hear(node, tally, image, _SPREAD * number / len(nodes)))
+
+
+async def _hear(node: Node, tally: Tally, image: str, after: float) -> None:
+    await asyncio.sleep(after)
+    await _pull(node, tally, image)
 
 
 async def _work(node: Node, tally: Tally, at_hand: Sequence[str], chance: random.Random) -> None:
