@@ -1,12 +1,15 @@
-"""A process of the demo: `python -m entrepot.demo.child PARENT serve …` is `entrepot serve …` that outlives no parent.
+"""A process of the demo: `python -m entrepot.demo.child PARENT FOLDER serve …` is `entrepot serve …` that outlives no
+parent.
 
-However the demo ends, even killed, nothing is left running (on Linux).
+However the demo ends, even killed, nothing is left running (on Linux), and FOLDER, where it is not empty, is removed by
+whoever is given it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 
@@ -24,5 +27,10 @@ def _end_with_parent(parent: int) -> None:
 if __name__ == "__main__":
     from entrepot.cli import main
 
-    _end_with_parent(int(sys.argv[1]))
-    main(sys.argv[2:], prog_name="entrepot")
+    parent, folder, words = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    try:
+        _end_with_parent(parent)
+        main(words, prog_name="entrepot")
+    finally:
+        if folder and os.getppid() != parent:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -104,14 +104,20 @@ class Child:
 
 
 @asynccontextmanager
-async def child(name: str, words: Sequence[str | Path], log: Path) -> AsyncIterator[Child]:
-    """Run an `entrepot` command under a name for people; it sees no ENTREPOT_ variables, and is ended on leaving."""
+async def child(
+    name: str, words: Sequence[str | Path], log: Path, *, heir_of: Path | None = None
+) -> AsyncIterator[Child]:
+    """Run an `entrepot` command under a name for people; it sees no ENTREPOT_ variables, and is ended on leaving.
+
+    heir_of: a folder that it removes when this process is killed.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ENTREPOT_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "entrepot.demo.child",
         str(os.getpid()),
+        str(heir_of or ""),
         *map(str, words),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

@@ -27,6 +27,8 @@ from entrepot.demo.sample import write_sample
 
 UPSTREAM = "hub.example"
 QUOTA = "108MiB"
+_SPACE = 300 << 20
+"""Bytes on the disk: the sample images twice for as long as they are written, then once, and what the mirror stores."""
 _HOST = "127.0.0.1"
 _SETTINGS = """\
 listen = "{listen}"
@@ -103,8 +105,9 @@ class Demo:
             link = await stack.enter_async_context(linked(self.traffic))
             settings = await asyncio.to_thread(self._configure, folder, link.url)
             serve = ("serve", "--config", settings)
-            mirror = await stack.enter_async_context(child("the mirror", serve, folder / "mirror.log"))
-            given = ("--from", await making, "--listen", f"{_HOST}:0", "--admin", f"{_HOST}:0")
+            heir_of = None if self.wish.keep else folder
+            mirror = await stack.enter_async_context(child("the mirror", serve, folder / "mirror.log", heir_of=heir_of))
+            given = ("--from", await asyncio.shield(making), "--listen", f"{_HOST}:0", "--admin", f"{_HOST}:0")
             registry = await stack.enter_async_context(child("the registry", (*serve, *given), folder / "registry.log"))
             self.mirror = await mirror.serving()
             self.note(f"dashboard: {self.dashboard}")
@@ -165,7 +168,7 @@ class Demo:
             return _free(wanted)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise
+                raise OSError(error.errno, f"the demo cannot listen on port {wanted}: {error.strerror}") from None
             port = _free(0)
             self.note(f"port {wanted} is taken: {port} is used instead")
             return port
@@ -180,12 +183,22 @@ def _free(port: int) -> int:
 
 @asynccontextmanager
 async def _folder(*, keep: bool) -> AsyncIterator[Path]:
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="entrepot-demo-"))
+    folder = Path(await asyncio.to_thread(_make_folder))
     try:
         yield folder
     finally:
         if not keep:
             await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def _make_folder() -> str:
+    """Raises OSError where there is none, or no space."""
+    place = tempfile.gettempdir()
+    free = shutil.disk_usage(place).free
+    if free < _SPACE:
+        text = f"the demo takes {_SPACE >> 20} MiB of disk, and {free >> 20} MiB are free; TMPDIR names another folder"
+        raise OSError(errno.ENOSPC, text, place)
+    return tempfile.mkdtemp(prefix="entrepot-demo-")
 
 
 @asynccontextmanager
@@ -194,7 +207,7 @@ async def _making(folder: Path) -> AsyncIterator[asyncio.Future[Path]]:
     stop = threading.Event()
     making = asyncio.ensure_future(asyncio.to_thread(write_sample, folder, UPSTREAM, stop))
     try:
-        yield asyncio.shield(making)
+        yield making
     finally:
         stop.set()
         await asyncio.wait([making])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientPayloadError, ClientSession
 
 from entrepot.demo.clients import CONTAINERD, DOCKER, PODMAN, Node, Program
 from entrepot.demo.link import LIMIT, WINDOW, Traffic, linked
+from entrepot.demo.running import _making
 from tests.support.contents import blob, make_image, make_index
 from tests.support.fake_upstream import FakeUpstream
 
@@ -88,3 +92,12 @@ async def test_a_client_tells_why_a_pull_failed_and_leaves_when_it_has_no_patien
         registry.stall_at = 100_000
         left = await node.pull("demo/web:1", patience=0.1)
         assert (left.ending, left.problem) == ("left", "")
+
+
+async def test_images_that_are_no_longer_wanted_are_given_up_in_silence(tmp_path: Path) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    async with _making(tmp_path):
+        pass
+    gc.collect()
+    assert told == []
