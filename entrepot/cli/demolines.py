@@ -23,7 +23,8 @@ def opening_lines(demo: Demo) -> Iterator[str]:
     """Yield what there is, and how to take part."""
     away = f"{DELAY * 1000:.0f} ms and {RATE / 1e6:.0f} MB/s away"
     yield f"{len(MACHINES)} machines pull {len(IMAGES)} images from a mirror that may store {QUOTA} of them"
-    yield f"(what was used least makes room) and asks a registry {away}. Pull too:"
+    yield f"(what was used least makes room) and asks a registry {away}."
+    yield "Pull too:"
     host = demo.mirror.partition("://")[2]
     yield f"    docker pull {host}/{IMAGES[2]}"
     yield f"    podman pull --tls-verify=false {host}/{IMAGES[2]}"
@@ -44,7 +45,10 @@ def traffic_line(summary: Summary) -> str:
 def closing_lines(summary: Summary) -> Iterator[str]:
     """Yield what happened in all."""
     yield traffic_line(summary)
-    yield f"{counted(summary.fetched, 'object')} came from the registry, {summary.again or 'none'} of them again"
+    again = "none of them again"
+    if summary.again:
+        again = f"and {counted(summary.again, 'time')} one of them again: it had made room, or was left halfway"
+    yield f"{counted(summary.fetched, 'object')} came from the registry, {again}"
     yield from (f"failed: {problem}" for problem in summary.problems)
     if summary.folder is not None:
         yield f"kept: {summary.folder}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -39,8 +40,8 @@ class Output:
         click.echo(_json(document))
 
     def shows_progress(self) -> bool:
-        """Tell whether somebody watches: text, on a terminal."""
-        return self.form == "text" and sys.stderr.isatty()
+        """Tell whether somebody watches: text, on a terminal that can write over what it has shown."""
+        return self.form == "text" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _json(document: object) -> str:
