@@ -32,7 +32,10 @@ async def _history(request: web.Request) -> web.Response:
     window = request.query.get("window", "1h")
     if window not in _WINDOWS:
         raise Refused(400, f"window is one of {', '.join(_WINDOWS)}")
-    return answer(_watched(request).view(_WINDOWS[window]))
+    response = answer(_watched(request).view(_WINDOWS[window]))
+    response.headers["Vary"] = "Accept-Encoding"
+    response.enable_compression()
+    return response
 
 
 async def _live(request: web.Request) -> web.StreamResponse:

@@ -336,6 +336,9 @@ async def test_the_last_hours_are_told_by_what_was_counted(
     assert (point["requests"], point["errors"], point["sent"], point["received"]) == (1.0, 0.2, 200.0, 50.0)
     assert (point["hit_ratio"], point["byte_hit_ratio"]) == (0.6, 0.75)
     assert 0.025 <= point["first_byte_p50"] <= 0.05
+    for taken, packed in (("gzip", "gzip"), ("identity", None)):
+        async with admin.get("/api/history", headers={"Accept-Encoding": taken}) as answer:
+            assert (answer.headers.get("Content-Encoding"), await answer.json()) == (packed, shown)
     async with admin.get("/api/history?window=2h") as answer:
         assert answer.status == 400
         assert "1h, 6h, 24h" in (await answer.json())["errors"][0]["message"]
