@@ -86,8 +86,8 @@ def _glance() -> list[Panel]:
         ),
         number(
             "Upstreams failing",
-            "Upstream hosts that cannot be reached or fail most requests, as nodes see them.",
-            or_zero(f"sum(entrepot_upstream_failing{{{NODE}}})"),
+            "Upstream hosts that cannot be reached from a node or more, or fail most requests.",
+            or_zero(f"sum(max by (upstream) (entrepot_upstream_failing{{{NODE}}}))"),
             unit=COUNT,
             steps=[(1, RED)],
         ),
