@@ -87,6 +87,11 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
+def test_every_document_is_found_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#\s]+)\)", (ROOT / "README.md").read_text()))
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= linked
+
+
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
 def test_every_example_of_a_format_is_in_it(path: Path) -> None:
     for language, text in blocks(path):
