@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metrics.events import Emit, Event, RequestFinished, UpstreamRequest
+from metrics.events import Emit, Event, RequestFinished, UpstreamRequest, ignore
 from metrics.logs import Logs
 from metrics.prometheus import Metrics
 from metrics.pulls.counting import STEPS_DROPPED
@@ -14,13 +14,13 @@ def emitting(metrics: Metrics, logs: Logs, gathering: Gathering | None = None) -
     if gathering is not None:
         metrics.read_from(STEPS_DROPPED, lambda: gathering.dropped)
     count, log = metrics.request_finished, logs.log_request
+    gather = ignore if gathering is None else gathering.finished
 
     def emit(event: Event) -> None:
         if type(event) is RequestFinished:
             count(event)
             log(event)
-            if gathering is not None:
-                gathering.finished(event)
+            gather(event)
             return
         metrics.observe(event)
         if type(event) is UpstreamRequest:

@@ -15,6 +15,7 @@ from metrics.families import OTHER, Distribution, Families
 _METHODS = frozenset({"GET", "HEAD"})
 _TIMED = frozenset({"manifest", "blob"})
 _BOUNDS = declared.REQUEST_SECONDS
+_LEAST = _BOUNDS[0]
 _PLACES = len(_BOUNDS) + 1
 
 
@@ -43,7 +44,7 @@ class Tally:
         self._seconds += seconds
         self._bytes += event.sent
         if event.first_byte == seconds:
-            self._same[bisect_left(_BOUNDS, seconds)] += 1
+            self._same[0 if seconds <= _LEAST else bisect_left(_BOUNDS, seconds)] += 1
             return
         self._durations[bisect_left(_BOUNDS, seconds)] += 1
         self._first[bisect_left(_BOUNDS, event.first_byte)] += 1
