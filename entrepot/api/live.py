@@ -46,6 +46,7 @@ async def _live(request: web.Request) -> web.StreamResponse:
                 "Cache-Control": "no-store",
                 "X-Content-Type-Options": "nosniff",
                 "Vary": "Accept-Encoding",
+                "X-Accel-Buffering": "no",  # nginx would hold documents back until they fill a buffer
             }
         )
         packing = _Packed() if _takes_gzip(request) else _Plain()
