@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from entrepot.cli.exits import DONE, CommandFailed
+from entrepot.cli.exits import DONE, IN_PART, CommandFailed
 from entrepot.cli.options import bare_command, unread_config_option
 from entrepot.cli.output import Output
 
@@ -43,7 +43,7 @@ def demo(output: Output, seconds: float | None, port: int, admin_port: int, keep
             raise CommandFailed(str(error)) from None
     summary = running.summary()
     output.result(summary, "\n".join(closing_lines(summary)))
-    return DONE
+    return IN_PART if summary.problems else DONE
 
 
 async def _until_ended(work: Coroutine[Any, Any, None]) -> None:

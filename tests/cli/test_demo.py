@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from entrepot.cli import main
 from entrepot.cli.demolines import closing_lines, opening_lines
 from entrepot.cli.output import Output
+from entrepot.demo.clients import Pulled
 from entrepot.demo.images import ARCHITECTURES, IMAGES, make_samples
 from entrepot.demo.link import LIMIT
 from entrepot.demo.running import Demo, Summary, Wish
@@ -123,6 +124,16 @@ def test_a_port_that_may_not_be_used_is_named(tmp_path: Path, monkeypatch: pytes
     result = CliRunner().invoke(main, ["demo", "--port", "80"])
     assert (result.exit_code, result.stderr) == (1, "entrepot: the demo cannot listen on port 80: Permission denied\n")
     assert folders(tmp_path) == []
+
+
+def test_a_demo_whose_pulls_failed_says_so_and_ends_with_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(running: Demo) -> None:
+        running.tally.add(Pulled("demo/web:1.0", "podman", "failed", 0.1, 0, problem="no answer in time"))
+
+    monkeypatch.setattr("entrepot.demo.running.Demo.run", run)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 3
+    assert "failed: podman demo/web:1.0: no answer in time\n" in result.stdout
 
 
 def test_the_end_tells_of_what_came_again_only_where_something_did() -> None:
