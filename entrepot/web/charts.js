@@ -12,6 +12,7 @@ const SECONDS = [
   ...[0.001, 0.01, 0.1, 1, 10].flatMap((one) => [one, 2 * one, 5 * one]).slice(0, -1),
   30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400,
 ];
+const TIMES = [5, 10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 const DECIMAL = Array.from({ length: 12 }, (_, power) => 10 ** (power - 3)).flatMap((one) => [one, 2 * one, 5 * one]);
 const CHARTS = [
   {
@@ -125,7 +126,7 @@ class Figure {
         y: { range: range ? () => range : (_, low, high) => [0, high > 0 ? high * 1.08 : 1] },
       },
       axes: [
-        { ...axis, grid: { show: false }, size: 28, gap: 7, space: 70, values: (_, splits, _axis, _space, step) => splits.map((one) => as.clock(one).slice(0, step < 60 ? 8 : 5)) },
+        { ...axis, grid: { show: false }, size: 28, gap: 7, space: 70, incrs: TIMES, values: (_, splits, _axis, _space, step) => splits.map((one) => as.clock(one).slice(0, step < 60 ? 8 : 5)) },
         { ...axis, size: 64, space: 34, gap: 6, ...(incrs ? { incrs } : {}), values: (_, splits) => splits.map((one) => (this.none.hidden ? unit(one) : "")) },
       ],
       series: [{}, ...this.chart.lines.map(([label, , name, how]) => ({

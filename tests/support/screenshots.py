@@ -53,6 +53,7 @@ def _page(browser: Browser, url: str, scheme: Literal["light", "dark"], path: Pa
         seen.page.get_by_text("15 min", exact=True).click()
         seen.page.locator(".uplot").first.wait_for()
         seen.page.wait_for_timeout(1500)  # what was drawn first has settled, and the next document has come
+        seen.page.locator("#running-pulls li").first.wait_for()
         seen.page.screenshot(path=path)
 
 
