@@ -13,12 +13,12 @@ def emitting(metrics: Metrics, logs: Logs, gathering: Gathering | None = None) -
     """Return the Emit that core code is given in a process that serves; `gathering` is told of steps of pulls."""
     if gathering is not None:
         metrics.read_from(STEPS_DROPPED, lambda: gathering.dropped)
-    count, log = metrics.request_finished, logs.log_request
+    known, tally_of, log = metrics.alike, metrics.tally, logs.log_request
     gather = ignore if gathering is None else gathering.finished
 
     def emit(event: Event) -> None:
         if type(event) is RequestFinished:
-            count(event)
+            (known.get(event.alike) or tally_of(event)).count(event)
             log(event)
             gather(event)
             return

@@ -68,12 +68,15 @@ class _UpstreamCells:
 
 
 class Metrics:
-    """The mirror's numbers. One event loop writes them; `expose` may run in any thread."""
+    """The mirror's numbers. One event loop writes them; `expose` may run in any thread.
+
+    alike: where requests are counted that were given the same kept answer, by its number.
+    """
 
     def __init__(self, *, version: str) -> None:
         self._families = Families(METRICS)
         self._requests: dict[tuple[str, str, int, str, str], Tally] = {}
-        self._alike: dict[int, Tally] = {}
+        self.alike: dict[int, Tally] = {}
         self._bringing = Lock()
         self._upstream_requests: dict[tuple[str, str, str, str], _UpstreamCells] = {}
         self._quotas: dict[str, Quota] = {}
@@ -83,7 +86,7 @@ class Metrics:
             "dict[type[Event], Callable[[Event], None]]",
             {
                 BlobStarted: ignore,
-                RequestFinished: self.request_finished,
+                RequestFinished: self._request_finished,
                 StaleServed: self._stale_served,
                 UpstreamRequest: self._upstream_request,
                 UpstreamRetry: self._upstream_retry,
@@ -193,23 +196,23 @@ class Metrics:
         """Return what `upstream` last said of its quota, None when it never did."""
         return self._quotas.get(upstream)
 
-    def request_finished(self, event: RequestFinished) -> None:
-        """Count one request: as `observe`, for who knows what it has."""
-        (self._alike.get(event.alike) or self._tally(event)).count(event)
+    def _request_finished(self, event: RequestFinished) -> None:
+        (self.alike.get(event.alike) or self.tally(event)).count(event)
 
-    def _tally(self, event: RequestFinished) -> Tally:
+    def tally(self, event: RequestFinished) -> Tally:
+        """Return where a request is counted: as `observe` does, for who would rather not make two calls of one."""
         key = (event.kind, event.method, event.status, event.outcome, event.upstream)
         tally = self._requests.get(key)
         if tally is None:
             if len(self._requests) >= _MAX_KEPT:
                 self._bring()
                 self._requests.clear()
-                self._alike.clear()
+                self.alike.clear()
             tally = self._requests[key] = Tally(key)
         if event.alike:
-            if len(self._alike) >= _MAX_KEPT:
-                self._alike.clear()
-            self._alike[event.alike] = tally
+            if len(self.alike) >= _MAX_KEPT:
+                self.alike.clear()
+            self.alike[event.alike] = tally
         return tally
 
     def _bring(self) -> None:

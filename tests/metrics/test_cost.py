@@ -101,7 +101,7 @@ def test_bytes_of_a_request_that_is_being_counted_as_somebody_looks_are_not_lost
             return getattr(hit(), name)
 
     metrics.expose()
-    metrics.request_finished(cast(RequestFinished, LookedAt()))
+    metrics.tally(hit()).count(cast(RequestFinished, LookedAt()))
     assert sum(metrics.by(REQUESTS, "status").values()) == 2
     assert sum(metrics.by(SENT_BYTES, "outcome").values()) == 2000
 
