@@ -100,11 +100,15 @@ class Watching:
 
     async def _documents(self) -> AsyncGenerator[bytes, None]:
         seen = self._number if not self._document else self._number - 1
-        while not self._ended:
-            if self._number == seen:
-                async with self._made:
-                    await self._made.wait()
-                continue
+
+        def has_news() -> bool:
+            return self._ended or self._number != seen
+
+        while True:
+            async with self._made:
+                await self._made.wait_for(has_news)
+            if self._ended:
+                return
             seen = self._number
             yield self._document
 
