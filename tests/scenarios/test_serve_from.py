@@ -122,8 +122,8 @@ def test_podman_pulls_every_image_from_two_volumes(mirror: Mirror, disk: Medium)
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.needs("dockerd", "docker", "root")
-def test_dockerd_pulls_every_image_with_the_mirror_in_its_list(mirror: Mirror, disk: Medium) -> None:
-    with TemporaryDirectory(prefix="dk") as short, Docker(Path(short)) as docker:
+def test_dockerd_pulls_every_image_with_the_mirror_in_its_list(mirror: Mirror, disk: Medium, tmp_path: Path) -> None:
+    with Docker(tmp_path) as docker:
         pulls_all(docker, mirror, disk)
 
 

@@ -12,6 +12,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -241,10 +242,13 @@ class Docker:
         self._mirror = ""
         self._config = folder / "daemon.json"
         self._config.write_text("{}")
-        self._host = f"unix://{folder}/s"
+        # Its sockets, and those of its containerd, have names of at most 107 characters: a test's folder has more.
+        self._short = TemporaryDirectory(prefix="dk", ignore_cleanup_errors=True)
+        short = Path(self._short.name)
+        self._host = f"unix://{short}/s"
         self.program = Program(
             [
-                *("dockerd", "--config-file", self._config, "--data-root", folder / "d", "--exec-root", folder / "e"),
+                *("dockerd", "--config-file", self._config, "--data-root", folder / "d", "--exec-root", short / "e"),
                 *("--host", self._host, "--pidfile", folder / "pid"),
                 *("--storage-driver", "overlay2" if overlay_works(folder) else "vfs"),
                 *("--iptables=false", "--ip6tables=false", "--bridge=none"),
@@ -258,6 +262,7 @@ class Docker:
 
     def __exit__(self, *_: object) -> None:
         self.program.stop()
+        self._short.cleanup()
 
     def _run(self, *words: str | Path, timeout: float = 60) -> str:
         env = {"DOCKER_HOST": self._host, "DOCKER_CONFIG": str(self._folder)}
