@@ -139,20 +139,14 @@ def test_containerd_pulls_every_image(apart: Apart, site: Site, sent: Sent, cont
 
 
 @pytest.mark.needs("dockerd", "docker")
-def test_dockerd_pulls_every_image_and_loads_the_bundle(
-    apart: Apart, site: Site, sent: Sent, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("d")
-    docker = apart.call(Docker, folder)
-    try:
+def test_dockerd_pulls_every_image_and_loads_the_bundle(apart: Apart, site: Site, sent: Sent, tmp_path: Path) -> None:
+    with apart.call(Docker, tmp_path) as docker:
         takes_all(apart, docker, site, sent.images)
         for name in sent.images:
             apart.call(docker.remove, name)
-        apart.call(run, ["docker", "-H", f"unix://{folder}/s", "load", "-i", sent.whole])
+        apart.call(docker.load, sent.whole)
         for name in sent.images:
             assert apart.call(docker.read, name, MARKER).startswith(name.rpartition(":")[0])
-    finally:
-        apart.call(docker.program.stop)
 
 
 def test_referrers_of_an_image_are_listed_and_whole(apart: Apart, site: Site, sent: Sent) -> None:  # P19

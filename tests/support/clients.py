@@ -302,6 +302,10 @@ class Docker:
     def remove(self, reference: str) -> None:
         self._run("image", "rm", "--force", reference)
 
+    def load(self, archive: Path) -> None:
+        """Take over the images of an archive."""
+        self._run("load", "--input", archive)
+
 
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
