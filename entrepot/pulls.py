@@ -54,7 +54,8 @@ class Pulls:
         self._gathering = gathering
         self._children = children
         self._emit = emit
-        self._tracker = Tracker(RequestIds().next, settle=settle)
+        self._names, self._settle = RequestIds().next, settle
+        self._tracker = Tracker(self._names, settle=settle)
         self._sums = Sums()
         self._heard: list[tuple[int, Step]] = []
         self._lost: list[int] = []
@@ -98,13 +99,22 @@ class Pulls:
         return self._sums.ended_within(seconds, time.monotonic())
 
     async def run(self) -> None:
-        """Look at what comes, until cancelled."""
+        """Look at what comes, until cancelled. What nobody foresaw costs the pulls that run, and none later."""
         self._gathering.wake = self._woken.set
         self._woken.set()  # for what was gathered before
+        failed = False
         while True:
             await self._wait()
             self._woken.clear()
-            await self._work()
+            try:
+                await self._work()
+                failed = False
+            except Exception:
+                if not failed:
+                    _log.exception("pulls could not be told from requests, and those that run are forgotten; told once")
+                failed = True
+                self._tracker, self._tried = Tracker(self._names, settle=self._settle), {}
+                self.changed()
             await asyncio.sleep(PACE_SECONDS)
 
     async def _wait(self) -> None:

@@ -18,10 +18,12 @@ from aiohttp import ClientSession
 
 from entrepot.mirror import mirror
 from entrepot.pulls import telling_pulls
+from metrics.events import RequestFinished
 from metrics.prometheus import Metrics
 from metrics.pulls.gathering import Gathering
-from metrics.pulls.model import PullDetail, PullsView
+from metrics.pulls.model import PullDetail, PullsView, Step
 from metrics.pulls.summing import SHOWN_RUNNING
+from metrics.pulls.tracking import Tracker
 from proxy.oci.descriptor import Descriptor
 from proxy.oci.digest import Digest
 from proxy.oci.manifests import Child
@@ -179,6 +181,28 @@ async def test_what_the_catalog_does_not_know_yet_is_looked_up_again() -> None:
         await asyncio.wait_for(over.wait(), 30)
         (pull,) = told.view().recent
     assert (pull.state, pull.layers, pull.layer_bytes) == ("done", 1, 70)  # P40: a foreign layer is nobody's to send
+
+
+async def test_what_nobody_foresaw_costs_the_pulls_that_run_and_no_later_ones(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gathering, catalog, take = Gathering(), LateCatalog(), Tracker.take
+
+    def stumbling(tracker: Tracker, step: Step, now: float, teller: int = 0) -> None:
+        take(tracker, step, now, teller)
+        if isinstance(step, RequestFinished) and step.reference == "bad":
+            raise KeyError(step.reference)
+
+    monkeypatch.setattr(Tracker, "take", stumbling)
+    async with telling_pulls(gathering, catalog.children, Metrics(version="0"), of_workers=False) as told:
+        running: asyncio.Queue[int] = asyncio.Queue()
+        told.changed = lambda: running.put_nowait(len(told))
+        for name, left in (("1", 1), ("bad", 0), ("2", 1)):
+            gathering.observe(manifest(name, f"sha256:{len(name):064x}", time.monotonic(), client=name))
+            assert await asyncio.wait_for(running.get(), 30) == left
+    assert [record.message.partition(",")[0] for record in caplog.records if record.exc_info] == [
+        "pulls could not be told from requests"
+    ]
 
 
 async def test_more_pulls_than_are_told_are_counted() -> None:
