@@ -8,8 +8,8 @@ RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 APT := apt-get update && apt-get install -y python3-venv make
 ARGS ?=
-# Three processes, as many wait for others; what shares daemons stays together (tests/conftest.py). SPLIT= for one, as a debugger needs.
-SPLIT ?= -n 3 --dist loadscope --no-loadscope-reorder
+# Four processes, as many wait for others; what shares daemons stays together (tests/conftest.py). SPLIT= for one, as a debugger needs.
+SPLIT ?= -n 4 --dist loadscope --no-loadscope-reorder
 
 # Every program that the suite starts would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE =

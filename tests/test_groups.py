@@ -26,7 +26,7 @@ def test_what_shares_daemons_and_what_shares_a_module_runs_in_one_process(tmp_pa
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    split = re.search(r"^SPLIT \?= (.*)-n 3(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    split = re.search(r"^SPLIT \?= (.*)-n 4(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert split is not None
     flags = [*split[1].split(), "-n", "2", *split[2].split()]
     output = run(
