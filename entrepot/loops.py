@@ -6,7 +6,8 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import aiofastnet
 import uvloop
@@ -31,11 +32,18 @@ def keep_start() -> None:
     gc.freeze()
 
 
-def ignore_from_now(*signals: signal.Signals) -> None:
-    """Take no notice of `signals` any more: the process ends as it was told to, and must not fail of being told again.
+@contextmanager
+def told_to_end(*signals: signal.Signals) -> Iterator[asyncio.Event]:
+    """Give an event that any of `signals` sets; after that none does anything: whoever ends must not fail of it.
 
-    The loop's own handlers go when it is closed, some time before the process ends.
+    The loop's own handlers would restore the default when they go, and another signal in that moment would kill.
     """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in signals:
-        asyncio.get_running_loop().remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        signal.siginterrupt(number, False)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)

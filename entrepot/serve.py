@@ -19,7 +19,7 @@ from entrepot.admin import administering
 from entrepot.answering import Answering, addresses_of, answering, bound
 from entrepot.config import Config
 from entrepot.control import open_control
-from entrepot.loops import ignore_from_now, keep_start, loop_factory, share_interpreter
+from entrepot.loops import keep_start, loop_factory, share_interpreter, told_to_end
 from entrepot.mirror import Mirror, rebuildable
 from entrepot.pulls import telling_pulls
 from entrepot.reload import Load, changes_level_alone, reloaded
@@ -66,10 +66,11 @@ async def _serve(config: Config, load: Load, logs: Logs) -> None:
     metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
     gathering = Gathering()
     emit = emitting(metrics, logs, gathering)
-    stop, hang_up = _on(signal.SIGTERM, signal.SIGINT), _on(signal.SIGHUP)
+    hang_up = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with AsyncExitStack() as stack:
-        stack.callback(ignore_from_now, signal.SIGTERM, signal.SIGINT)
+        stop = stack.enter_context(told_to_end(signal.SIGTERM, signal.SIGINT))
         rebuilding = await stack.enter_async_context(rebuildable(config, metrics=metrics, emit=emit))
         running = rebuilding.mirror
         pulls = await stack.enter_async_context(
@@ -157,13 +158,6 @@ def _worker_died(running: Mirror) -> None:
     """
     running.store.distrust()
     asyncio.get_running_loop().call_later(TAKE_UP_SECONDS, lambda: running.cache.take_up_interrupted())
-
-
-def _on(*signals: signal.Signals) -> asyncio.Event:
-    event = asyncio.Event()
-    for number in signals:
-        asyncio.get_running_loop().add_signal_handler(number, event.set)
-    return event
 
 
 async def _survived(reload: Coroutine[Any, Any, None]) -> None:

@@ -29,7 +29,7 @@ from entrepot.answers import answer
 from entrepot.config import Config
 from entrepot.dashboard import add_no_dashboard
 from entrepot.descriptors import raise_limit
-from entrepot.loops import ignore_from_now, keep_start
+from entrepot.loops import keep_start, told_to_end
 from entrepot.status import Readiness
 from entrepot.trusting import trust_of
 from entrepot.view import State
@@ -148,14 +148,10 @@ async def serve_bundles(config: Config, metrics: Metrics, emit: Emit) -> None:
     Raises BundleError for bundles that cannot be served, OSError for files and addresses.
     """
     assert config.serve_from is not None
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _ignore_hang_up)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _ignore_hang_up)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with AsyncExitStack() as stack:
-        stack.callback(ignore_from_now, signal.SIGTERM, signal.SIGINT)
+        stop = stack.enter_context(told_to_end(signal.SIGTERM, signal.SIGINT))
         serving = await stack.enter_async_context(opened(config, config.serve_from, metrics))
         await stack.enter_async_context(watch_lag(metrics.observe_lag))
         await stack.enter_async_context(showing(config.admin, admin_app(serving)))

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from entrepot import __version__
 from entrepot.answering import answering
 from entrepot.config import Config
-from entrepot.loops import keep_start, loop_factory, share_interpreter
+from entrepot.loops import keep_start, loop_factory, share_interpreter, told_to_end
 from entrepot.mirror import Mirror, mirror
 from entrepot.status import fill_views, host_views
 from entrepot.workers.wire import Ask, Channel, Ready, Report, SetLevel, Steps, decode_to_worker, receive_start
@@ -63,29 +63,28 @@ async def _work(config: Config, logs: Logs, end: socket.socket, listening: Seque
     metrics.read_from(LOG_LINES_DROPPED, lambda: logs.dropped)
     gathering = Gathering()
     emit = emitting(metrics, logs, gathering)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    channel = await Channel.open(end)
-    try:
-        async with AsyncExitStack() as stack:
-            running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, role="worker"))
-            background = await stack.enter_async_context(Background())
-            background.create_task(_report(channel, running), name="reports")
-            background.create_task(_tell_steps(channel, gathering), name="steps of pulls")
-            background.create_task(_obey(channel, running, logs, stop), name="orders")
-            await stack.enter_async_context(watch_lag(metrics.observe_lag))
-            await stack.enter_async_context(answering(running, listening, emit))
-            keep_start()
-            running.state = "ready"
-            channel.send(Ready())
-            await stop.wait()
-            running.state = "draining"
-            running.part.drain()
-            log.info("draining", extra={"seconds": config.drain_timeout})
-        channel.send(Steps(tuple(gathering.take())))
-        channel.send(_told(running))
-    finally:
-        await channel.aclose()
+    with told_to_end(signal.SIGTERM) as stop:
+        channel = await Channel.open(end)
+        try:
+            async with AsyncExitStack() as stack:
+                running = await stack.enter_async_context(mirror(config, metrics=metrics, emit=emit, role="worker"))
+                background = await stack.enter_async_context(Background())
+                background.create_task(_report(channel, running), name="reports")
+                background.create_task(_tell_steps(channel, gathering), name="steps of pulls")
+                background.create_task(_obey(channel, running, logs, stop), name="orders")
+                await stack.enter_async_context(watch_lag(metrics.observe_lag))
+                await stack.enter_async_context(answering(running, listening, emit))
+                keep_start()
+                running.state = "ready"
+                channel.send(Ready())
+                await stop.wait()
+                running.state = "draining"
+                running.part.drain()
+                log.info("draining", extra={"seconds": config.drain_timeout})
+            channel.send(Steps(tuple(gathering.take())))
+            channel.send(_told(running))
+        finally:
+            await channel.aclose()
 
 
 async def _report(channel: Channel, running: Mirror) -> None:

@@ -50,8 +50,9 @@ async def test_who_asks_again_and_again_for_the_end_does_not_make_it_a_failure(t
         async with running(mirror):
             async with asyncio.timeout(30):
                 while mirror.program.running:
-                    mirror.program.signal(signal.SIGTERM)
-                    await asyncio.sleep(0.001)
+                    for _ in range(20):
+                        mirror.program.signal(signal.SIGTERM)
+                    await asyncio.sleep(0)
             await asyncio.to_thread(mirror.stop)  # raises unless it ended with 0
 
 
