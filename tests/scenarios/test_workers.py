@@ -119,9 +119,9 @@ async def test_two_workers_make_one_download_of_a_blob(tmp_path: Path) -> None:
         async with running(of_two(tmp_path, upstream)) as mirror:
             pulls = await pulls_at_both(mirror, digest, await workers_of(mirror))
             await asyncio.wait_for(upstream.stalled.wait(), 30)
-            status = await asyncio.to_thread(mirror.status)
-            (fill,) = status["fills"]
-            assert (fill["readers"], fill["received"]) == (len(pulls), 6 * MIB)
+            await asyncio.to_thread(until, lambda: mirror.status()["fills"][0]["received"] == 6 * MIB)
+            (fill,) = (await asyncio.to_thread(mirror.status))["fills"]
+            assert fill["readers"] == len(pulls)
             assert f"\nentrepot_requests_in_progress {len(pulls)}.0\n" in await metrics_of(mirror)
             upstream.go_on()
             async with asyncio.timeout(60):
